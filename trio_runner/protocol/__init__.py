@@ -1,1 +1,1 @@
-"""The wire vocabulary and the state machines, sans-IO: no event loop, no clock, no socket, no randomness of their own."""
+"""The wire vocabulary and the state machines, sans-IO: no loop, no clock, no socket, no randomness of their own."""
