@@ -416,10 +416,14 @@ def one_value(data: bytes | bytearray | memoryview) -> Raw:
     """``data`` as `Raw` after a check that it is exactly one JSON value in valid UTF-8.
 
     Whatever a child sent goes into a message of ours as text: a value such as ``[]},"taskId":"other"`` must not pass.
-    Raises ``msgspec.DecodeError`` or ``UnicodeDecodeError``.
+    Raises ``msgspec.DecodeError`` or ``UnicodeDecodeError``, never anything else: the child is not trusted, and a
+    thousand opening brackets must not end more than its own task.
     """
     str(data, "utf-8")
-    msgspec.json.decode(data, type=Raw)
+    try:
+        msgspec.json.decode(data, type=Raw)
+    except RecursionError:
+        raise msgspec.DecodeError("The JSON is nested too deeply") from None
     return Raw(data)
 
 
