@@ -432,7 +432,7 @@ def _decode(decoder: msgspec.json.Decoder[M], frame: str | bytes) -> M:
         # n8n sends text; a binary frame is checked as a whole, since fields that are skipped are not
         text = frame if isinstance(frame, str) else frame.decode()
         return decoder.decode(text)
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:  # encoding, too: text that was decoded leniently may hold half a character
         raise Refused("invalid_utf8", f"The frame is not UTF-8: {error}") from None
     except msgspec.ValidationError as error:
         raise _explain(error, text) from None
