@@ -169,6 +169,7 @@ class Session:
         self._offers: dict[str, _Offer] = {}
         self._tasks: dict[str, _Task] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
+        self._settled_at = float("-inf")
         self.phase = Phase.CONNECTED
 
     # What the shell may look at
@@ -185,8 +186,9 @@ class Session:
     def next_deadline(self) -> float | None:
         """When to call `tick` at the latest, or None when only an event can change anything."""
         times = [task.settings_due for task in self._tasks.values() if task.state is TaskState.WAITING]
-        if self.phase is Phase.REGISTERED and self._offers:
-            times.append(min(offer.lapses_at for offer in self._offers.values()))
+        if self.phase is Phase.REGISTERED:
+            # an offer that has lapsed already is kept for its slack: as a deadline it would be in the past
+            times += [offer.lapses_at for offer in self._offers.values() if offer.lapses_at > self._settled_at]
         return min(times, default=None)
 
     # Events
@@ -353,6 +355,7 @@ class Session:
             self._ended.popitem(last=False)
 
     def _settle(self, actions: list[Action], now: float) -> list[Action]:
+        self._settled_at = now
         if self.phase is Phase.REGISTERED and self._slots.free > self.open_offers(now):
             actions.append(OffersDue())
         elif self.phase is Phase.DRAINING and not self._tasks:
