@@ -292,20 +292,17 @@ class Session:
         task_id = message.task_id
         known = self._tasks.get(task_id)
         offer = self._offers.pop(message.offer_id, None)
+        honoured = offer is not None and now < offer.expires_at
         reason = None
-        if self.phase is not Phase.REGISTERED:
-            reason = REJECT_DRAINING
-        elif offer is None and known is not None:
-            return  # the same frame again: it was answered, and a reject now would take the task back
-        elif offer is None or now >= offer.expires_at:
-            reason = REJECT_EXPIRED
-        elif known is not None:
-            if known.state is TaskState.WAITING:
+        if known is not None:
+            # it was answered, and a reject now would take the task back; with another open offer the answer is repeated
+            if honoured and known.state is TaskState.WAITING:
                 actions.append(Send(TaskAccepted(task_id=task_id)))
             return
-        elif task_id in self._ended:
-            actions.append(Note("warning", f"Broker offered task {task_id} again after it ended. Discarding message."))
-            return
+        if self.phase is Phase.DRAINING:
+            reason = REJECT_DRAINING
+        elif not honoured or task_id in self._ended:
+            reason = REJECT_EXPIRED  # an ended task cannot start again; silence would count against us (12.4)
         elif not self._slots.take():
             reason = REJECT_FULL
         if reason is not None:
