@@ -269,8 +269,9 @@ class Session:
         return self._settle([Send(result)] if sendable and result is not None else [], now)
 
     def drain(self, now: float) -> list[Action]:
-        """This runner is stopping: as if the broker had asked for it."""
-        self._stop_offering()
+        """This runner is stopping: as if the broker had asked for it. A lost session stays lost."""
+        if self.phase is not Phase.LOST:
+            self._stop_offering()
         return self._settle([], now)
 
     def lose(self) -> list[Action]:
