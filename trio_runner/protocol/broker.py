@@ -305,7 +305,9 @@ class Broker:
     def drain(self) -> list[BrokerAction]:
         """The broker is stopping: runners are told, queued requests fail at once."""
         self._draining = True
-        actions: list[BrokerAction] = [ToRunner(runner_id, Drain()) for runner_id in self.runners]
+        actions: list[BrokerAction] = [
+            ToRunner(runner_id, Drain()) for runner_id, runner in self._runners.items() if runner.registered
+        ]
         actions += [ToRequester(RequestExpired(request_id=r, reason="draining")) for r in self._queue]
         self._queue.clear()
         self._offers.clear()
