@@ -218,21 +218,23 @@ class Broker:
                     actions.append(ToRunner(runner_id, RunnerRegistered()))
                     if self._draining:
                         actions.append(ToRunner(runner_id, Drain()))
+                    self._match(actions, now)  # it may have replaced a connection whose requests were requeued
             case TaskOffer():
                 expires_at = float("inf") if message.valid_for == -1 else now + message.valid_for / 1000
                 self._offers.append(_Offer(runner_id, message.offer_id, message.task_type, expires_at))
+                self._match(actions, now)
             case TaskAccepted():
                 self._accepted(message.task_id, runner, actions, now)
             case TaskRejected():
                 if pending := self._pending.pop(message.task_id, None):
                     runner.strikes = 0
                     self._requeue(pending.request)
+                    self._match(actions, now)
             case TaskDeferred():
                 if pending := self._pending.pop(message.task_id, None):
                     runner.strikes = 0
                     self._refresh(pending.request, now)
-                    self._requeue(pending.request)
-                    return actions  # matched on the next offer, not now: the deferring runner may have others open
+                    self._requeue(pending.request)  # not matched now: the deferring runner may have other offers open
             case TaskDone():
                 if self._tasks.pop(message.task_id, None) is not None:
                     runner.strikes = 0
@@ -246,7 +248,7 @@ class Broker:
                     actions.append(ToRequester(_forwarded(message)))
             case _:
                 assert_never(message)
-        return self._match(actions, now)
+        return actions
 
     # The requesters' port
 
@@ -296,11 +298,12 @@ class Broker:
         for request_id in [r.request_id for r in self._queue.values() if r.expires_at <= now]:
             del self._queue[request_id]
             actions.append(ToRequester(RequestExpired(request_id=request_id, reason="timeout")))
-        for task_id in [task_id for task_id, pending in self._pending.items() if pending.due <= now]:
+        late = [task_id for task_id, pending in self._pending.items() if pending.due <= now]
+        for task_id in late:
             self._not_acknowledged(task_id, self._pending.pop(task_id), actions, now)
         for task_id in [task_id for task_id, task in self._tasks.items() if task.due <= now]:
             self._overdue(task_id, self._tasks.pop(task_id), actions)
-        return self._match(actions, now)
+        return self._match(actions, now) if late else actions
 
     def drain(self) -> list[BrokerAction]:
         """The broker is stopping: runners are told, queued requests fail at once."""
