@@ -7,7 +7,7 @@ methods, ``now`` as an argument, actions as the answer, ids injected. What conce
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from typing import assert_never
 
@@ -127,6 +127,7 @@ class _Offer(msgspec.Struct, frozen=True):
 class _Request(msgspec.Struct):
     request_id: str
     task_type: str
+    arrival: int
     expires_at: float
     refreshes: int = 0
 
@@ -152,7 +153,8 @@ class Broker:
         self._terms = terms or BrokerTerms()
         self._runners: dict[str, _Runner] = {}
         self._offers: deque[_Offer] = deque()
-        self._queue: OrderedDict[str, _Request] = OrderedDict()
+        self._queue: dict[str, _Request] = {}
+        self._arrivals = 0
         self._pending: dict[str, _Pending] = {}
         self._tasks: dict[str, _Task] = {}
         self._draining = False
@@ -259,7 +261,8 @@ class Broker:
             if self._draining:
                 return [ToRequester(RequestExpired(request_id=message.request_id, reason="draining"))]
             due = now + self._terms.request_timeout
-            self._queue[message.request_id] = _Request(message.request_id, message.task_type, due)
+            self._arrivals += 1
+            self._queue[message.request_id] = _Request(message.request_id, message.task_type, self._arrivals, due)
             return self._match(actions, now)
         task = self._tasks.get(message.task_id)
         if task is None:
@@ -381,7 +384,7 @@ class Broker:
 
     def _requeue(self, request: _Request) -> None:
         self._queue[request.request_id] = request
-        self._queue.move_to_end(request.request_id, last=False)
+        self._queue = dict(sorted(self._queue.items(), key=lambda entry: entry[1].arrival))
 
     def _refresh(self, request: _Request, now: float) -> None:
         if request.refreshes < MAX_REFRESHES:
