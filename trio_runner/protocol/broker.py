@@ -130,6 +130,7 @@ class _Request(msgspec.Struct):
     arrival: int
     expires_at: float
     refreshes: int = 0
+    expired: bool = False
 
 
 class _Pending(msgspec.Struct, frozen=True):
@@ -185,6 +186,7 @@ class Broker:
         """When to call `tick` at the latest."""
         times = [request.expires_at for request in self._queue.values()]
         times += [pending.due for pending in self._pending.values()]
+        times += [p.request.expires_at for p in self._pending.values() if not p.request.expired]
         times += [task.due for task in self._tasks.values()]
         return min(times, default=None)
 
@@ -298,9 +300,12 @@ class Broker:
     def tick(self, now: float) -> list[BrokerAction]:
         """Lets time pass: expires requests, unanswered acceptances, missing settings and long tasks."""
         actions: list[BrokerAction] = []
-        for request_id in [r.request_id for r in self._queue.values() if r.expires_at <= now]:
-            del self._queue[request_id]
-            actions.append(ToRequester(RequestExpired(request_id=request_id, reason="timeout")))
+        for request in [r for r in self._queue.values() if r.expires_at <= now]:
+            del self._queue[request.request_id]
+            self._expire(request, actions)
+        for pending in self._pending.values():
+            if pending.request.expires_at <= now and not pending.request.expired:
+                self._expire(pending.request, actions)
         late = [task_id for task_id, pending in self._pending.items() if pending.due <= now]
         for task_id in late:
             self._not_acknowledged(task_id, self._pending.pop(task_id), actions, now)
@@ -328,7 +333,7 @@ class Broker:
         for request_id in list(self._queue):
             request = self._queue[request_id]
             offer = next((o for o in self._offers if o.task_type == request.task_type), None)
-            if offer is None:
+            if offer is None or request.expires_at <= now:
                 continue
             self._offers.remove(offer)
             del self._queue[request_id]
@@ -342,9 +347,10 @@ class Broker:
         if pending is None:
             return
         runner.strikes = 0
-        if pending.request.expires_at <= now:
+        if pending.request.expires_at <= now and not pending.request.expired:
+            self._expire(pending.request, actions)
+        if pending.request.expired:
             actions.append(ToRunner(pending.runner_id, TaskCancel(task_id=task_id, reason="Task request expired")))
-            actions.append(ToRequester(RequestExpired(request_id=pending.request.request_id, reason="timeout")))
             return
         request_id = pending.request.request_id
         self._tasks[task_id] = _Task(request_id, pending.runner_id, now + self._terms.requester_timeout)
@@ -382,7 +388,14 @@ class Broker:
             error = Raw(encode({"message": "Node execution failed"}))
             actions.append(ToRequester(ForwardedError(task_id=task_id, error=error)))
 
+    def _expire(self, request: _Request, actions: list[BrokerAction]) -> None:
+        """The requester is told once, also while an acceptance is under way; the runner when it accepts after all."""
+        request.expired = True
+        actions.append(ToRequester(RequestExpired(request_id=request.request_id, reason="timeout")))
+
     def _requeue(self, request: _Request) -> None:
+        if request.expired:
+            return
         self._queue[request.request_id] = request
         self._queue = dict(sorted(self._queue.items(), key=lambda entry: entry[1].arrival))
 
