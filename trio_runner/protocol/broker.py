@@ -115,6 +115,7 @@ BrokerAction = ToRunner | ToRequester | CloseRunner
 class _Runner(msgspec.Struct):
     registered: bool = False
     strikes: int = 0
+    struck_at: float = float("-inf")
 
 
 class _Offer(msgspec.Struct, frozen=True):
@@ -136,6 +137,7 @@ class _Request(msgspec.Struct):
 class _Pending(msgspec.Struct, frozen=True):
     request: _Request
     runner_id: str
+    sent_at: float
     due: float
 
 
@@ -338,7 +340,7 @@ class Broker:
             self._offers.remove(offer)
             del self._queue[request_id]
             task_id = self._new_task_id()
-            self._pending[task_id] = _Pending(request, offer.runner_id, now + self._terms.accept_timeout)
+            self._pending[task_id] = _Pending(request, offer.runner_id, now, now + self._terms.accept_timeout)
             actions.append(ToRunner(offer.runner_id, TaskOfferAccept(task_id=task_id, offer_id=offer.offer_id)))
         return actions
 
@@ -363,9 +365,10 @@ class Broker:
         self._refresh(pending.request, now)
         self._requeue(pending.request)
         runner = self._runners.get(pending.runner_id)
-        if runner is None:
-            return
+        if runner is None or pending.sent_at < runner.struck_at:
+            return  # several acceptances that were out at the same time count once
         runner.strikes += 1
+        runner.struck_at = now
         if runner.strikes >= STRIKES and pending.runner_id not in self.open_tasks.values():
             actions.append(CloseRunner(pending.runner_id, 1002))
 
