@@ -226,9 +226,10 @@ class Broker:
                         actions.append(ToRunner(runner_id, Drain()))
                     self._match(actions, now)  # it may have replaced a connection whose requests were requeued
             case TaskOffer():
-                expires_at = float("inf") if message.valid_for == -1 else now + message.valid_for / 1000
-                self._offers.append(_Offer(runner_id, message.offer_id, message.task_type, expires_at))
-                self._match(actions, now)
+                if _usable(message.valid_for):
+                    expires_at = float("inf") if message.valid_for == -1 else now + message.valid_for / 1000
+                    self._offers.append(_Offer(runner_id, message.offer_id, message.task_type, expires_at))
+                    self._match(actions, now)
             case TaskAccepted():
                 self._accepted(message.task_id, runner, actions, now)
             case TaskRejected():
@@ -410,6 +411,14 @@ class Broker:
     def _drop_stale_offers(self, now: float) -> None:
         if any(offer.expires_at <= now for offer in self._offers):
             self._offers = deque(offer for offer in self._offers if offer.expires_at > now)
+
+
+def _usable(valid_for: float) -> bool:
+    """Whether n8n can turn this into whole nanoseconds; if not it loses the offer (protocol.md 6)."""
+    try:
+        return (float(valid_for) * 1e6).is_integer()
+    except OverflowError:
+        return False
 
 
 def _forwarded(message: Rpc | TaskDataRequest | NodeTypesRequest) -> ToRequesterMessage:
