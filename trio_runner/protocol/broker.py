@@ -376,7 +376,8 @@ class Broker:
     def _overdue(self, task_id: str, task: _Task, actions: list[BrokerAction]) -> None:
         if task.started:
             reason = "Task execution timed out"
-            error = {"message": f"Task execution timed out after {self._terms.task_timeout:g} seconds"}
+            seconds = self._terms.task_timeout
+            error = {"message": f"Task execution timed out after {seconds:g} second{'s' * (seconds != 1)}"}
         else:
             reason = "Requester took too long to acknowledge the task"
             error = {"message": reason}
