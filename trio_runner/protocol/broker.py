@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import assert_never
+from typing import Literal, assert_never
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -235,13 +235,13 @@ class Broker:
             case TaskRejected():
                 if pending := self._pending.pop(message.task_id, None):
                     runner.strikes = 0
-                    self._requeue(pending.request)
+                    self._requeue(pending.request, actions)
                     self._match(actions, now)
             case TaskDeferred():
                 if pending := self._pending.pop(message.task_id, None):
                     runner.strikes = 0
                     self._refresh(pending.request, now)
-                    self._requeue(pending.request)  # not matched now: the deferring runner may have other offers open
+                    self._requeue(pending.request, actions)  # not matched now: the deferring runner may offer more
             case TaskDone():
                 if self._tasks.pop(message.task_id, None) is not None:
                     runner.strikes = 0
@@ -322,7 +322,8 @@ class Broker:
         actions: list[BrokerAction] = [
             ToRunner(runner_id, Drain()) for runner_id, runner in self._runners.items() if runner.registered
         ]
-        actions += [ToRequester(RequestExpired(request_id=r, reason="draining")) for r in self._queue]
+        for request in self._queue.values():
+            self._expire(request, actions, "draining")
         self._queue.clear()
         self._offers.clear()
         return actions
@@ -364,7 +365,7 @@ class Broker:
         actions.append(ToRunner(pending.runner_id, TaskCancel(task_id=task_id, reason=reason)))
         self._offers = deque(o for o in self._offers if o.runner_id != pending.runner_id)
         self._refresh(pending.request, now)
-        self._requeue(pending.request)
+        self._requeue(pending.request, actions)
         runner = self._runners.get(pending.runner_id)
         if runner is None or pending.sent_at < runner.struck_at:
             return  # several acceptances that were out at the same time count once
@@ -387,19 +388,24 @@ class Broker:
     def _forget_runner(self, runner_id: str, actions: list[BrokerAction]) -> None:
         self._offers = deque(offer for offer in self._offers if offer.runner_id != runner_id)
         for task_id in [t for t, pending in self._pending.items() if pending.runner_id == runner_id]:
-            self._requeue(self._pending.pop(task_id).request)
+            self._requeue(self._pending.pop(task_id).request, actions)
         for task_id in [t for t, task in self._tasks.items() if task.runner_id == runner_id]:
             del self._tasks[task_id]
             error = Raw(encode({"message": "Node execution failed"}))
             actions.append(ToRequester(ForwardedError(task_id=task_id, error=error)))
 
-    def _expire(self, request: _Request, actions: list[BrokerAction]) -> None:
+    def _expire(
+        self, request: _Request, actions: list[BrokerAction], reason: Literal["timeout", "draining"] = "timeout"
+    ) -> None:
         """The requester is told once, also while an acceptance is under way; the runner when it accepts after all."""
         request.expired = True
-        actions.append(ToRequester(RequestExpired(request_id=request.request_id, reason="timeout")))
+        actions.append(ToRequester(RequestExpired(request_id=request.request_id, reason=reason)))
 
-    def _requeue(self, request: _Request) -> None:
+    def _requeue(self, request: _Request, actions: list[BrokerAction]) -> None:
         if request.expired:
+            return
+        if self._draining:
+            self._expire(request, actions, "draining")
             return
         self._queue[request.request_id] = request
         self._queue = dict(sorted(self._queue.items(), key=lambda entry: entry[1].arrival))
