@@ -53,6 +53,8 @@ from trio_runner.protocol.messages import (
 
 MAX_REFRESHES = 3
 """How often a request's timer starts anew after a deferral or an unanswered acceptance (protocol.md 12.2)."""
+SILENCE = 2.0
+"""How far apart, in seconds, two requests must expire to close a runner that did nothing meanwhile (12.4)."""
 STRIKES = 3
 """Unanswered acceptances in a row after which a runner is closed (protocol.md 12.4)."""
 
@@ -114,6 +116,8 @@ BrokerAction = ToRunner | ToRequester | CloseRunner
 
 class _Runner(msgspec.Struct):
     registered: bool = False
+    types: tuple[str, ...] = ()
+    silent_since: float | None = None
     strikes: int = 0
     struck_at: float = float("-inf")
 
@@ -217,10 +221,12 @@ class Broker:
         runner = self._runners.get(runner_id)
         if runner is None or (not runner.registered and not isinstance(message, RunnerInfo)):
             return actions
+        runner.silent_since = None
         match message:
             case RunnerInfo():
                 if not runner.registered:
                     runner.registered = True
+                    runner.types = message.types
                     actions.append(ToRunner(runner_id, RunnerRegistered()))
                     if self._draining:
                         actions.append(ToRunner(runner_id, Drain()))
@@ -306,6 +312,7 @@ class Broker:
         for request in [r for r in self._queue.values() if r.expires_at <= now]:
             del self._queue[request.request_id]
             self._expire(request, actions)
+            self._notice_silence(request.task_type, actions, now)
         for pending in self._pending.values():
             if pending.request.expires_at <= now and not pending.request.expired:
                 self._expire(pending.request, actions)
@@ -373,6 +380,20 @@ class Broker:
         runner.struck_at = now
         if runner.strikes >= STRIKES and pending.runner_id not in self.open_tasks.values():
             actions.append(CloseRunner(pending.runner_id, 1002))
+
+    def _notice_silence(self, task_type: str, actions: list[BrokerAction], now: float) -> None:
+        """A request expired: who says to serve its type, has nothing in hand and offers nothing, is not there."""
+        self._drop_stale_offers(now)
+        busy = {
+            item.runner_id for items in (self._offers, self._tasks.values(), self._pending.values()) for item in items
+        }
+        for runner_id, runner in self._runners.items():
+            if task_type not in runner.types or runner_id in busy:
+                continue
+            if runner.silent_since is None:
+                runner.silent_since = now
+            elif now - runner.silent_since >= SILENCE:
+                actions.append(CloseRunner(runner_id, 1002))
 
     def _overdue(self, task_id: str, task: _Task, actions: list[BrokerAction]) -> None:
         if task.started:
