@@ -1,0 +1,473 @@
+"""What the operator decided: environment variables, checked once, as one frozen ``Config``.
+
+Owns every environment variable name of the runner (no other module writes one), the ``<NAME>_FILE`` indirection and the
+texts about configuration (runner-behaviour 2). Must not read ``os.environ`` (cli hands in a mapping), log or open
+sockets; all it touches are the files that ``_FILE`` variables name.
+
+One timeout truth: ``Config.task_timeout`` is the only limit on a task's run time.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from trio_runner.sandbox.policy import ALL, DEFAULT_BUILTINS_DENY, Policy
+
+
+class Variable(msgspec.Struct, frozen=True):
+    """One environment variable; ``default`` is written as an operator would write it, empty for none."""
+
+    name: str
+    default: str
+    meaning: str
+    unit: str = ""
+    file: bool = True
+    secret: bool = False
+
+    @property
+    def file_name(self) -> str:
+        """The variable that gives the path of a file with the value, if ``file``."""
+        return f"{self.name}_FILE"
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """Every name under which the value may be given."""
+        return (self.name, self.file_name) if self.file else (self.name,)
+
+
+_declared: dict[str, Variable] = {}
+
+VARIABLES: Final[Mapping[str, Variable]] = MappingProxyType(_declared)
+"""Every variable of this runner by name: parsing, the search for typos and documentation all start from here."""
+
+
+def _var(name: str, default: str, meaning: str, unit: str = "", *, file: bool = True, secret: bool = False) -> Variable:
+    return _declared.setdefault(name, Variable(name, default, meaning, unit, file, secret))
+
+
+GRANT_TOKEN = _var("N8N_RUNNERS_GRANT_TOKEN", "", "single-use token, passed by n8n or its launcher", secret=True)
+AUTH_TOKEN = _var("N8N_RUNNERS_AUTH_TOKEN", "", "n8n's secret, with which a runner gets its own tokens", secret=True)
+BROKER_URI = _var("N8N_RUNNERS_TASK_BROKER_URI", "http://127.0.0.1:5679", "task broker; several are split by commas")
+BASE_PATH = _var("N8N_RUNNERS_PATH", "/runners", "base path of the broker's endpoints, the same as on n8n")
+RUNNER_ID = _var("N8N_RUNNERS_ID", "", "id of this runner; empty = a random one")
+MAX_CONCURRENCY = _var("N8N_RUNNERS_MAX_CONCURRENCY", "5", "tasks that run at the same time", "tasks")
+MAX_PAYLOAD = _var("N8N_RUNNERS_MAX_PAYLOAD", "1073741824", "largest message", "bytes")
+TASK_TIMEOUT = _var("N8N_RUNNERS_TASK_TIMEOUT", "60", "longest run of one task", "seconds")
+IDLE_TIMEOUT = _var("N8N_RUNNERS_AUTO_SHUTDOWN_TIMEOUT", "0", "idle time until the runner ends; 0 = never", "seconds")
+GRACE = _var("N8N_RUNNERS_GRACEFUL_SHUTDOWN_TIMEOUT", "10", "longest wait for tasks at shutdown", "seconds")
+HEARTBEAT = _var("N8N_RUNNERS_HEARTBEAT_INTERVAL", "30", "time between the runner's own pings", "seconds")
+STDLIB_ALLOW = _var("N8N_RUNNERS_STDLIB_ALLOW", "", "standard library modules for user code; * = all, empty = none")
+EXTERNAL_ALLOW = _var("N8N_RUNNERS_EXTERNAL_ALLOW", "", "third-party packages for user code; * = all, empty = none")
+TRANSITIVE = _var("N8N_RUNNERS_ALLOW_TRANSITIVE_IMPORTS", "false", "packages may import what user code may not")
+BUILTINS_DENY = _var(
+    "N8N_RUNNERS_BUILTINS_DENY", ",".join(sorted(DEFAULT_BUILTINS_DENY)), "builtins kept from user code; empty = none"
+)
+BLOCK_ENV = _var("N8N_BLOCK_RUNNER_ENV_ACCESS", "true", "hide the environment from user code")
+HEALTH_ENABLED = _var("N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED", "false", "answer health checks over HTTP")
+HEALTH_HOST = _var("N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST", "127.0.0.1", "address the health server listens on")
+HEALTH_PORT = _var("N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", "5681", "its port; 0 = chosen by the system")
+LOG_LEVEL = _var("N8N_RUNNERS_LAUNCHER_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING, ERROR or CRITICAL", file=False)
+NO_COLOR = _var("NO_COLOR", "", "plain log lines; counts as soon as it is set, even when empty", file=False)
+SENTRY_DSN = _var("N8N_SENTRY_DSN", "", "where errors are reported; empty = nowhere", secret=True)
+N8N_VERSION = _var("N8N_VERSION", "", "Sentry tag")
+ENVIRONMENT = _var("ENVIRONMENT", "", "Sentry tag")
+DEPLOYMENT_NAME = _var("DEPLOYMENT_NAME", "", "Sentry tag")
+
+_KNOWN = {spelling for variable in _declared.values() for spelling in variable.spellings}
+_PREFIX = "N8N_RUNNERS_"
+# What n8n, its launcher and the JavaScript runner call theirs under our prefix: they may stand in our environment and
+# are none of our business (protocol 2, deployment 3.1). The launcher's have a prefix of their own.
+_LAUNCHER_PREFIX = f"{_PREFIX}LAUNCHER_"
+_FOREIGN = {
+    *("N8N_RUNNERS_ENABLED", "N8N_RUNNERS_MODE", "N8N_RUNNERS_BROKER_LISTEN_ADDRESS", "N8N_RUNNERS_BROKER_PORT"),
+    *("N8N_RUNNERS_GRANT_TOKEN_TTL", "N8N_RUNNERS_TASK_REQUEST_TIMEOUT", "N8N_RUNNERS_TASK_ACCEPT_TIMEOUT"),
+    *("N8N_RUNNERS_CONFIG_PATH", "N8N_RUNNERS_SHUTDOWN_FORCE_KILL_MARGIN", "N8N_RUNNERS_MAX_OLD_SPACE_SIZE"),
+    "N8N_RUNNERS_INSECURE_MODE",
+}
+
+_PIPE_LIMIT = 4294967295  # of the reference's worker pipe; kept so that a value is good or bad for both runners
+_TOO_BIG = (
+    f"Max payload size of {{}} bytes exceeds pipe message limit of {_PIPE_LIMIT} bytes. Reduce {MAX_PAYLOAD.name}"
+)
+_MAX_CONCURRENCY = 1000  # each slot is a process: beyond this it is a typing error, not a machine
+_LONGEST = 10 * 365 * 24 * 3600  # seconds: more was meant in another unit, and too much overflows a clock
+_LOG_LEVELS = frozenset(("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
+_MEANT_FALSE = frozenset(("false", "0", "no", "off", "n", "f"))
+_SCHEMES: Mapping[str, Literal["http", "https"]] = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
+# The underscore is not legal in a host name, yet container networks use it.
+_HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-._:")
+
+
+class ConfigError(Exception):
+    """The environment cannot be used as it is. Fatal: the process ends with code 1 (runner-behaviour 3).
+
+    ``problems`` holds every problem that was found, each on one line and without any secret.
+    """
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        bullet = "- " if len(self.problems) > 1 else ""
+        return "\n".join(f"{bullet}{problem}" for problem in self.problems)
+
+
+class BrokerAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one broker listens. ``host`` is bare: no brackets around an IPv6 address."""
+
+    scheme: Literal["http", "https"]
+    host: str
+    port: int
+    base_path: str = BASE_PATH.default
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection uses TLS. n8n's broker has none: then a proxy stands in front (protocol 2.1)."""
+        return self.scheme == "https"
+
+    @property
+    def label(self) -> str:
+        """``host:port`` as in a Host header or a log line, IPv6 addresses in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def websocket_path(self) -> str:
+        """The path of the WebSocket upgrade request."""
+        return f"{self.base_path}/_ws"
+
+    def http_url(self, path: str) -> str:
+        """The address of an endpoint below the base path: ``/auth`` gives ``http://127.0.0.1:5679/runners/auth``."""
+        return f"{self.scheme}://{self.label}{self.base_path}{path}"
+
+
+def _parse_broker(uri: str, base_path: str) -> BrokerAddress:
+    """Take a broker URI apart; raises ``ValueError`` with the reason.
+
+    The reference ignores the scheme and drops the path. Here ``https`` and ``wss`` mean TLS, and a path is a prefix for
+    brokers behind a proxy: ``http://host/n8n`` and ``/runners`` give ``/n8n/runners``. A URI that already ends with the
+    base path works with the reference, so it is not added twice.
+    """
+    parts = urlsplit(uri)
+    if (scheme := _SCHEMES.get(parts.scheme)) is None:
+        raise ValueError("The scheme must be http, https, ws or wss")
+    if not (host := parts.hostname):
+        raise ValueError("The host is missing")
+    if not _HOST_CHARACTERS.issuperset(host):
+        raise ValueError("The host holds a character that no host name has")
+    port = parts.port if parts.port is not None else {"http": 80, "https": 443}[scheme]
+    if port == 0:
+        raise ValueError("Port 0 cannot be connected to")
+    path = parts.path.rstrip("/").removesuffix(base_path) + base_path
+    if not _is_url_path(path):
+        raise ValueError("The path holds a character that must be percent-encoded")
+    return BrokerAddress(scheme=scheme, host=host, port=port, base_path=path)
+
+
+def _is_url_path(path: str) -> bool:
+    return path.isascii() and path.isprintable() and not set(path) & set(' "#<>?\\')
+
+
+class HealthConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the health server listens; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the runner was told. Times are seconds, sizes are bytes; VARIABLES says what each field means."""
+
+    grant_token: str | None = None
+    auth_token: str | None = None
+    broker_uri: str = BROKER_URI.default
+    brokers: tuple[BrokerAddress, ...] = (_parse_broker(BROKER_URI.default, BASE_PATH.default),)
+    base_path: str = BASE_PATH.default
+    runner_id: str | None = None
+    max_concurrency: int = int(MAX_CONCURRENCY.default)
+    max_payload: int = int(MAX_PAYLOAD.default)
+    task_timeout: int = int(TASK_TIMEOUT.default)
+    auto_shutdown_timeout: int = int(IDLE_TIMEOUT.default)
+    graceful_shutdown_timeout: int = int(GRACE.default)
+    heartbeat_interval: int = int(HEARTBEAT.default)
+    policy: Policy = Policy()
+    allow_transitive_imports: bool = False
+    health: HealthConfig | None = None
+    log_level: str = LOG_LEVEL.default
+    no_color: bool = False
+    sentry_dsn: str | None = None
+    n8n_version: str = ""
+    environment: str = ""
+    deployment_name: str = ""
+
+    def describe(self) -> dict[str, object]:
+        """Every field by name, with secrets as ``***``: fit for a log, a report or a screen."""
+        described = msgspec.structs.asdict(self)
+        for secret in ("grant_token", "auth_token", "sentry_dsn"):
+            described[secret] = described[secret] and "***"
+        return described
+
+    def __repr__(self) -> str:
+        return f"Config({', '.join(f'{name}={value!r}' for name, value in self.describe().items())})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        # msgspec brings one of its own, which would show the secrets in a rich traceback.
+        return list(self.describe().items())
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A usable configuration, and what is odd about it: one line per warning, without any secret."""
+
+    config: Config
+    warnings: tuple[str, ...]
+
+
+def load(environ: Mapping[str, str]) -> Loaded:
+    """Check ``environ`` and turn it into a ``Config``. Raises ``ConfigError`` with every problem at once.
+
+    Blocking: reads the files that ``_FILE`` variables name.
+    """
+    read = _Reader(environ)
+    grant_token, auth_token = read.tokens()
+    broker_uri, base_path = read.text(BROKER_URI), read.base_path()
+    config = Config(
+        grant_token=grant_token,
+        auth_token=auth_token,
+        broker_uri=broker_uri,
+        brokers=read.brokers(broker_uri, base_path),
+        base_path=base_path,
+        runner_id=read.text(RUNNER_ID) or None,
+        max_concurrency=read.integer(MAX_CONCURRENCY, "Max concurrency must be positive", high=_MAX_CONCURRENCY),
+        max_payload=read.integer(MAX_PAYLOAD, "Max payload size must be positive", high=_PIPE_LIMIT, beyond=_TOO_BIG),
+        task_timeout=read.integer(TASK_TIMEOUT, "Task timeout must be positive"),
+        auto_shutdown_timeout=read.integer(IDLE_TIMEOUT, "Auto shutdown timeout must be non-negative", low=0),
+        graceful_shutdown_timeout=read.integer(GRACE, "Graceful shutdown timeout must be positive"),
+        heartbeat_interval=read.integer(HEARTBEAT, "Heartbeat interval must be positive"),
+        policy=read.policy(),
+        allow_transitive_imports=read.boolean(TRANSITIVE),
+        health=read.health(),
+        log_level=read.log_level(),
+        no_color=NO_COLOR.name in environ,
+        sentry_dsn=read.text(SENTRY_DSN) or None,
+        n8n_version=read.text(N8N_VERSION),
+        environment=read.text(ENVIRONMENT),
+        deployment_name=read.text(DEPLOYMENT_NAME),
+    )
+    if read.problems:
+        raise ConfigError(tuple(map(_one_line, read.problems)))
+    return Loaded(config, tuple(map(_one_line, [*read.warnings, *_unknown_variables(environ)])))
+
+
+def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """A copy of ``environ`` without tokens, the Sentry address, and the paths of files that hold them."""
+    secrets = {spelling for variable in VARIABLES.values() if variable.secret for spelling in variable.spellings}
+    return {name: value for name, value in environ.items() if name not in secrets}
+
+
+class _Reader:
+    """Reads variables; a bad one is noted in ``problems`` and read as its default, so that all bad ones are found."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+
+    def problem(self, variable: Variable, value: str, text: str) -> None:
+        self.problems.append(f"{variable.name}={value!r}: {text}")
+
+    def warn(self, variable: Variable, text: str) -> None:
+        self.warnings.append(f"{variable.name}: {text}")
+
+    def text(self, variable: Variable) -> str:
+        """The variable as soon as it is set, even to nothing; else the content of its file; else its default."""
+        value = self.environ.get(variable.name)
+        path = self.environ.get(variable.file_name) if variable.file else None
+        if value is None:
+            return variable.default if path is None else self.content(variable, path)
+        if path is not None:
+            self.warn(variable, f"{variable.file_name} is ignored, because the variable itself is set and wins.")
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # bytes of the environment that are no text would fail much later, in a log line
+            self.problems.append(f"{variable.name}: The value is not UTF-8 text. Set it to text.")
+            return variable.default
+        return value
+
+    def content(self, variable: Variable, path: str) -> str:
+        from pathlib import Path
+
+        try:
+            # -sig: some editors begin a file with a mark, which would make a token wrong without being visible
+            return Path(path).read_text(encoding="utf-8-sig").strip()
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+        except UnicodeDecodeError:
+            reason = "it is not UTF-8 text"
+        except ValueError:
+            reason = "this cannot be a path"
+        # Who puts a token where its path belongs should not find it in a log.
+        shown = "***" if variable.secret and not path.startswith(("/", "./", "../")) else path
+        self.problems.append(
+            f"{variable.file_name}={shown!r}: Cannot read the file: {reason}. "
+            f"Correct the path or the file's permissions, or set {variable.name} itself."
+        )
+        return variable.default
+
+    def tokens(self) -> tuple[str | None, str | None]:
+        """The grant token and the auth token, one of them None. Must be read before anything else."""
+        grant, auth = self.text(GRANT_TOKEN), self.text(AUTH_TOKEN)
+        if grant and auth:
+            self.warn(GRANT_TOKEN, f"ignored, because {AUTH_TOKEN.name} is set as well and wins.")
+            grant = ""
+        if not grant and not auth and not self.problems:  # an earlier problem says already why there is none
+            self.problems.append(
+                f"Environment variable {GRANT_TOKEN.name} is required. n8n or its launcher passes it; "
+                f"to run standalone set {AUTH_TOKEN.name} to n8n's secret instead."
+            )
+        return grant or None, auth or None
+
+    def base_path(self) -> str:
+        text = self.text(BASE_PATH)
+        if not text.startswith("/") or not _is_url_path(text):
+            remedy = f"Set it to the same value as on n8n, for example {BASE_PATH.default}."
+            self.problem(BASE_PATH, text, f"The path must start with '/' and be percent-encoded. {remedy}")
+            return BASE_PATH.default
+        return text.rstrip("/")
+
+    def brokers(self, text: str, base_path: str) -> tuple[BrokerAddress, ...]:
+        if set(text) & set("@?#"):  # the value is not repeated: it may hold a password
+            self.problems.append(
+                f"{BROKER_URI.name}: The URI must not hold a user name, a password, a query or a fragment. "
+                f"Write it like {BROKER_URI.default}."
+            )
+            return ()
+        brokers: list[BrokerAddress] = []
+        for uri in [part.strip() for part in text.split(",") if part.strip()] or [""]:
+            try:
+                broker = _parse_broker(uri, base_path)
+            except ValueError as error:
+                self.problem(BROKER_URI, uri, f"{error}. Write it like {BROKER_URI.default}.")
+                continue
+            if broker in brokers:
+                self.warn(BROKER_URI, f"{broker.label} is named more than once and counts once.")
+            else:
+                brokers.append(broker)
+        return tuple(brokers)
+
+    def integer(self, variable: Variable, rule: str, *, low: int = 1, high: int = _LONGEST, beyond: str = "") -> int:
+        """``beyond`` is the complaint about more than ``high``, if the reference words it in a way of its own."""
+        text = self.text(variable)
+        try:
+            n = int(text)
+        except ValueError:
+            complaint = f"Environment variable {variable.name} must be an integer, got {text!r}"
+            bound = "without a fraction or a unit"
+        else:
+            if low <= n <= high:
+                return n
+            complaint, bound = f"{rule}, got {n}", "above 0" if low else "from 0 up"
+            if n > high:
+                complaint, bound = (beyond or f"{rule} and at most {high}, got {{}}").format(n), f"up to {high}"
+        kind = f"number of {variable.unit}" if variable.unit else "number"
+        self.problem(variable, text, f"{complaint}. Set it to a {kind} {bound}, for example {variable.default}.")
+        return int(variable.default)
+
+    def boolean(self, variable: Variable) -> bool:
+        text = self.text(variable)
+        word = text.strip().lower()
+        plainly_false = word in _MEANT_FALSE or (not word and variable.default == "false")
+        if word != "true" and not plainly_false:
+            self.warn(variable, f"{text!r} means false: only 'true' means true. Set it to true or false.")
+        return word == "true"
+
+    def policy(self) -> Policy:
+        deny = _entries(self.text(BUILTINS_DENY))
+        for entry in sorted(deny):
+            if not hasattr(builtins, entry):
+                self.warn(BUILTINS_DENY, f"{entry!r} is not the name of a builtin and denies nothing.")
+        return Policy(
+            stdlib_allow=self.allowlist(STDLIB_ALLOW),
+            external_allow=self.allowlist(EXTERNAL_ALLOW),
+            builtins_deny=deny,
+            block_env=self.boolean(BLOCK_ENV),
+        )
+
+    def allowlist(self, variable: Variable) -> frozenset[str]:
+        text = self.text(variable)
+        entries = _entries(text)
+        if ALL in entries and len(entries) > 1:
+            got = f"Got: {', '.join(sorted(entries))}"
+            complaint = f"Wildcard '{ALL}' in {variable.name} must be used alone, not with other modules. {got}"
+            self.problem(variable, text, f"{complaint}. Remove the wildcard, or everything else.")
+        for entry in sorted(entries - {ALL}):
+            top = entry.partition(".")[0]
+            right = STDLIB_ALLOW if top in sys.stdlib_module_names else EXTERNAL_ALLOW
+            if not top.isidentifier():
+                reason = "it is not a module name as an import statement has it"
+            elif "." in entry:
+                reason = f"only top-level names do. Put {top!r} into {right.name} instead"
+            elif right is not variable:
+                what = "a" if right is STDLIB_ALLOW else "not a"
+                reason = f"it is {what} standard library module. Put it into {right.name} instead"
+            else:
+                continue
+            self.warn(variable, f"{entry!r} never matches, because {reason}.")
+        return entries
+
+    def health(self) -> HealthConfig | None:
+        rule = "Invalid health check configuration: Port must be between 0 and 65535"
+        port = self.integer(HEALTH_PORT, rule, low=0, high=65535, beyond=f"{rule}, got {{}}")
+        enabled, host = self.boolean(HEALTH_ENABLED), self.text(HEALTH_HOST)
+        if not host:  # the reference would listen everywhere, which nobody means by an empty value
+            host = HEALTH_HOST.default
+            self.warn(HEALTH_HOST, f"is empty: {host} is used. Set it to 0.0.0.0 to listen everywhere.")
+        return HealthConfig(host=host, port=port) if enabled else None
+
+    def log_level(self) -> str:
+        text = self.text(LOG_LEVEL)
+        level = text.strip().upper()
+        if level in _LOG_LEVELS:
+            return level
+        if level:
+            self.warn(LOG_LEVEL, f"{text!r} is no level: {LOG_LEVEL.default} is used. Set it to {LOG_LEVEL.meaning}.")
+        return LOG_LEVEL.default
+
+
+def _entries(text: str) -> frozenset[str]:
+    return frozenset(entry.strip() for entry in text.split(",")) - {""}
+
+
+def _one_line(text: str) -> str:
+    """Names, values and paths may hold anything; a problem or warning is one line that can be encoded."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    """One warning per variable that was probably meant for us. Only names are looked at, never values."""
+    for name in sorted(environ.keys() - _KNOWN):
+        key = name.upper()
+        if key.startswith(_LAUNCHER_PREFIX) or key.removesuffix("_FILE") in _FOREIGN:
+            continue
+        # Other names are not even compared: an ordinary environment must not cost the import of difflib.
+        meant = _closest(key) if key.startswith("N8N_") or "RUNNERS_" in key else None
+        if meant or key.startswith(_PREFIX):
+            hint = f" Did you mean {meant}?" if meant else ""
+            yield f"{name} is not a variable of this runner and has no effect.{hint}"
+
+
+def _closest(key: str) -> str | None:
+    from difflib import get_close_matches
+
+    # The common prefix makes all of our names alike, so it is left out; n8n has many names of its own that are a bit
+    # like ours, so without the prefix only a slip of one or two letters counts.
+    prefix, cutoff = (_PREFIX, 0.6) if key.startswith(_PREFIX) else ("N8N_", 0.9)
+    candidates = {name.removeprefix(prefix): name for name in sorted(_KNOWN) if name.startswith(prefix)}
+    close = get_close_matches(key.removeprefix(prefix), candidates, n=1, cutoff=cutoff)
+    return candidates[close[0]] if close else None
