@@ -80,6 +80,13 @@ N8N_VERSION = _var("N8N_VERSION", "", "Sentry tag")
 ENVIRONMENT = _var("ENVIRONMENT", "", "Sentry tag")
 DEPLOYMENT_NAME = _var("DEPLOYMENT_NAME", "", "Sentry tag")
 
+CONNECTION: Final = frozenset(
+    spelling
+    for variable in (GRANT_TOKEN, AUTH_TOKEN, BROKER_URI, BASE_PATH, RUNNER_ID, HEALTH_ENABLED, MAX_CONCURRENCY)
+    for spelling in variable.spellings
+)
+"""What a run without n8n does not take from the environment: where the broker is and how to be let in."""
+
 _KNOWN = {spelling for variable in _declared.values() for spelling in variable.spellings}
 _PREFIX = "N8N_RUNNERS_"
 # What n8n, its launcher and the JavaScript runner call theirs under our prefix: they may stand in our environment and

@@ -183,6 +183,10 @@ class Session:
         """Offers that the broker can be expected to hold."""
         return sum(1 for offer in self._offers.values() if now < offer.lapses_at)
 
+    def unoffered(self, now: float) -> int:
+        """Slots that are neither taken nor offered to this broker, though it would take offers."""
+        return max(0, self._slots.free - self.open_offers(now)) if self.phase is Phase.REGISTERED else 0
+
     def next_deadline(self) -> float | None:
         """When to call `tick` at the latest, or None when only an event can change anything."""
         times = [task.settings_due for task in self._tasks.values() if task.state is TaskState.WAITING]

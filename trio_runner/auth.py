@@ -1,0 +1,45 @@
+"""From the auth token to a grant token: `POST <base>/auth` (protocol.md 2).
+
+A grant token works for one connection, so it is fetched anew for each.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from trio_runner.config import BrokerAddress
+from trio_runner.errors import AuthRefusedError, BrokerUnreachableError, RateLimitedError
+from trio_runner.http import post_json
+
+
+class _Grant(msgspec.Struct):
+    token: str
+
+
+class _Answer(msgspec.Struct):
+    data: _Grant
+
+
+async def fetch_grant_token(address: BrokerAddress, auth_token: str) -> str:
+    """A fresh grant token.
+
+    Raises `AuthRefusedError` when the auth token is wrong (final), `RateLimitedError` and `BrokerUnreachableError` when
+    it is worth another try.
+    """
+    body = msgspec.json.encode({"token": auth_token})
+    path = f"{address.base_path}/auth"
+    response = await post_json(address.host, address.port, path, body, secure=address.secure)
+    if response.status == 200:
+        try:
+            return msgspec.json.decode(response.body, type=_Answer).data.token
+        except msgspec.MsgspecError as error:
+            raise BrokerUnreachableError(f"{address.label}{path} gave no token: {error}") from error
+    if response.status == 403:
+        raise AuthRefusedError(
+            f"The broker at {address.label} refused the auth token. "
+            "N8N_RUNNERS_AUTH_TOKEN must be the same for n8n and for this runner."
+        )
+    if response.status == 429:
+        raise RateLimitedError(f"{address.label} takes no more logins now (HTTP 429)", at_least=1.0)
+    text = response.body[:200].decode(errors="replace").strip()
+    raise BrokerUnreachableError(f"{address.label}{path} answered HTTP {response.status}: {text}")

@@ -1,0 +1,252 @@
+"""The command line: ``start`` (the default), ``exec``, ``check``.
+
+The only reader of ``os.environ`` and ``sys.argv``, and the only place where an exit code is made. What a command needs
+is imported by that command: ``start`` must not pay for the others.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from trio_runner import __version__
+
+if TYPE_CHECKING:
+    from trio_runner.config import Config
+
+EXIT_CONFIG = 1
+EXIT_PROGRAM = 1
+
+
+def main() -> None:
+    """The entry point."""
+    cli(prog_name="trio-runner")
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Without a command, trio-runner starts: n8n and its launcher call it so. "
+    "All settings are environment variables; see the README, or `trio-runner start --help`.",
+)
+@click.version_option(__version__, prog_name="trio-runner")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """A fast, kernel-confined task runner for n8n's Python Code node."""
+    if context.invoked_subcommand is None:
+        context.invoke(start)
+
+
+def _start_help() -> str:
+    from trio_runner.config import VARIABLES
+
+    width = max(len(name) for name in VARIABLES)
+    lines = [f"  {v.name:<{width}}  {v.meaning}" + (f" [{v.default}]" if v.default else "") for v in VARIABLES.values()]
+    return "\n".join(lines)
+
+
+class _StartCommand(click.Command):
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
+        formatter.write("\nEnvironment variables (most can also be given as NAME_FILE, the path of a file):\n\n")
+        formatter.write(_start_help() + "\n")
+
+
+@cli.command(cls=_StartCommand)
+def start() -> NoReturn:
+    """Connect to n8n's task broker and run Python tasks until stopped.
+
+    Exit codes: 0 clean stop or idle timeout, 1 bad configuration or port in use or a shutdown that took too long, 3
+    wrong auth token, 4 the connection of a single-use grant token ended.
+    """
+    sys.exit(_start())
+
+
+def _start() -> int:
+    from trio_runner import log
+    from trio_runner.config import ConfigError, load
+
+    logger = log.get_logger("cli")
+    try:
+        loaded = load(os.environ)
+    except ConfigError as error:
+        log.configure()
+        logger.error("Invalid configuration: %s", error)
+        return EXIT_CONFIG
+    config = loaded.config
+    log.configure(config.log_level, no_color=config.no_color)
+    logger.info("Starting runner...")
+    for warning in loaded.warnings:
+        logger.warning("%s", warning)
+    _start_sentry(config, logger)
+    environment = _take_secrets_out_of_environment()
+    return _run(config, environment, logger)
+
+
+def _run(config: Config, environment: dict[str, str], logger: Any) -> int:
+    import trio
+
+    from trio_runner.errors import FatalError
+    from trio_runner.supervisor import Runner
+
+    runner = Runner(config, environment=environment)
+    try:
+        trio.run(runner.run)
+    except FatalError as error:
+        logger.error("%s", error)
+        return error.exit_code
+    return 1 if runner.tasks_cut_off else 0
+
+
+def _take_secrets_out_of_environment() -> dict[str, str]:
+    """Drops our tokens from this process's environment; what is left is what children may be shown."""
+    from trio_runner.config import without_secrets
+
+    clean = without_secrets(os.environ)
+    for name in set(os.environ) - set(clean):
+        del os.environ[name]
+    return clean
+
+
+def _start_sentry(config: Config, logger: Any) -> None:
+    if config.sentry_dsn is None:
+        return
+    try:
+        import sentry_sdk
+    except ImportError:
+        logger.warning("N8N_SENTRY_DSN is set, but sentry-sdk is not installed: pip install 'trio-runner[sentry]'")
+        return
+    sentry_sdk.init(
+        dsn=config.sentry_dsn,
+        release=config.n8n_version or None,
+        environment=config.environment or None,
+        server_name=config.deployment_name or None,
+        send_default_pii=False,
+    )
+
+
+@cli.command("exec")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path), required=False)
+@click.option("-c", "code", help="The program, as a text instead of a file.")
+@click.option("--items", "items_from", metavar="FILE", help="Input items: a JSON file, or - for standard input.")
+@click.option("--each", is_flag=True, help="Run once for each item, with _item, instead of once with _items.")
+@click.option("--query", metavar="TEXT", help="The _query of a code tool; JSON, or else plain text.")
+@click.option("--stdlib", metavar="NAMES", help="Standard modules the program may import: a,b,c or *.")
+@click.option("--external", metavar="NAMES", help="Other packages the program may import: a,b,c or *.")
+@click.option("--json", "as_json", is_flag=True, help="Print the bare result as JSON, also on a terminal.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the runner's own log on standard error.")
+def exec_command(  # noqa: PLR0917 - one parameter an option, called by click with names
+    file: Path | None,
+    code: str | None,
+    items_from: str | None,
+    each: bool,
+    query: str | None,
+    stdlib: str | None,
+    external: str | None,
+    as_json: bool,
+    verbose: bool,
+) -> NoReturn:
+    """Run a Code node's program without n8n: embedded broker, real wire, confined worker.
+
+    \b
+    trio-runner exec -c "return [{'json': {'n': len(_items)}}]"
+    trio-runner exec node.py --items items.json --each
+    echo '[{"name": "Ada"}]' | trio-runner exec node.py --items -
+
+    Prints go to standard error, the result to standard output: pretty on a terminal, pure JSON in a pipe.
+    Items may be n8n items ({"json": {...}}) or plain objects, which are wrapped. Exit code 1 when the program fails.
+    """
+    from trio_runner.oneshot import Program, run_program
+
+    if (file is None) == (code is None):
+        raise click.UsageError("Give the program either as FILE or with -c CODE.")
+    source = code if code is not None else click.open_file(str(file), encoding="utf-8").read()
+    program = Program(source=source, each_item=each, items=_read_items(items_from), query=_read_query(query))
+    environ = dict(os.environ)
+    if stdlib is not None:
+        environ["N8N_RUNNERS_STDLIB_ALLOW"] = stdlib
+    if external is not None:
+        environ["N8N_RUNNERS_EXTERNAL_ALLOW"] = external
+    sys.exit(run_program(program, environ, as_json=as_json, verbose=verbose))
+
+
+def _read_items(source: str | None) -> bytes:
+    """The items as JSON: a list of n8n items, where plain objects are wrapped as n8n does."""
+    import msgspec
+
+    if source is None:
+        return b"[]"
+    try:
+        with click.open_file(source, "rb") as file:
+            items = msgspec.json.decode(file.read())
+    except OSError as error:
+        raise click.UsageError(f"--items: cannot read {source}: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise click.UsageError(f"--items: {source} is not JSON: {error}") from None
+    items = items if isinstance(items, list) else [items]
+    for number, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise click.UsageError(f"--items: element {number} is not an object, but {type(item).__name__}")
+    return msgspec.json.encode([item if isinstance(item.get("json"), dict) else {"json": item} for item in items])
+
+
+def _read_query(text: str | None) -> bytes | None:
+    import msgspec
+
+    if text is None:
+        return None
+    try:
+        msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return msgspec.json.encode(text)
+    return text.encode()
+
+
+@cli.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+def check(file: Path) -> NoReturn:
+    """Analyse a program as the runner would, without running it: syntax and rules, with line and column.
+
+    The rules are those of the environment (N8N_RUNNERS_STDLIB_ALLOW and so on). Exit code 1 when something is wrong.
+    """
+    from trio_runner.config import ConfigError, load
+    from trio_runner.sandbox import analysis
+
+    try:
+        policy = load({"N8N_RUNNERS_GRANT_TOKEN": "-", **os.environ}).config.policy
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+    source = click.open_file(str(file), encoding="utf-8").read()
+    name = "<stdin>" if str(file) == "-" else str(file)
+    try:
+        violations = analysis.analyse(analysis.parse(source), policy)
+    except SyntaxError as error:
+        click.echo(f"{name}:{error.lineno or 1}:{error.offset or 1}: {error.msg}", err=True)
+        sys.exit(EXIT_PROGRAM)
+    for violation in violations:
+        click.echo(f"{name}:{violation.line}:{violation.column}: {violation.text}", err=True)
+    if not violations:
+        click.echo(
+            f"{name}: fine" if policy.source_checks else f"{name}: fine (source checks are off: both lists are *)"
+        )
+    sys.exit(EXIT_PROGRAM if violations else 0)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell.
+
+    \b
+    bash:  eval "$(trio-runner completion bash)"
+    zsh:   eval "$(trio-runner completion zsh)"
+    fish:  trio-runner completion fish | source
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(cli, {}, "trio-runner", "_TRIO_RUNNER_COMPLETE").source())

@@ -1,0 +1,210 @@
+"""Carries out what a session decided: writes, starts and stops tasks, wakes the emitter.
+
+One dispatcher per connection. It owns the scopes of the connection's tasks and the sending end of the outbox; every
+message of the broker and every outcome of a task passes through here, one after the other, without a wait in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from typing import assert_never
+
+import msgspec
+import trio
+
+from trio_runner.errors import ConnectionLostError
+from trio_runner.executor import Executor
+from trio_runner.log import get_logger
+from trio_runner.protocol.messages import BrokerMessage, ErrorBody, Refused, RunnerMessage, TaskResult, TaskSettings
+from trio_runner.protocol.session import (
+    AbortTask,
+    Action,
+    Deliver,
+    Drained,
+    Note,
+    OffersDue,
+    Phase,
+    Registered,
+    Send,
+    Session,
+    StartTask,
+    task_error,
+)
+
+log = get_logger("dispatch")
+
+BEAT = 0.25
+"""Seconds after which capacity that is still not offered is looked at again; events make this a mere fallback."""
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """One message for the writer; ``written`` is set when it has left the process."""
+
+    message: RunnerMessage
+    written: trio.Event | None = None
+
+
+class Dispatcher:
+    """The tasks of one connection."""
+
+    def __init__(
+        self,
+        session: Session,
+        outbox: trio.MemorySendChannel[Outgoing],
+        nursery: trio.Nursery,
+        executor: Executor,
+        activity: Callable[[], None],
+    ) -> None:
+        self._session = session
+        self._outbox = outbox
+        self._nursery = nursery
+        self._executor = executor
+        self._activity = activity
+        self._scopes: dict[str, trio.CancelScope] = {}
+        self._cut_off: str | None = None
+        self._leaving = False
+        self._wake_emitter, self._emitter_woken = trio.open_memory_channel[None](1)
+        self._result_lane = trio.Lock()
+        self._odd_types: set[str] = set()
+        self.heard = False
+        self.failure: ConnectionLostError | None = None
+
+    @property
+    def registered(self) -> bool:
+        """Whether the broker takes our offers."""
+        return self._session.phase is Phase.REGISTERED
+
+    @property
+    def left(self) -> bool:
+        """Whether everything was said and the connection is ours to close."""
+        return self._leaving and not self._session.tasks
+
+    @property
+    def draining(self) -> bool:
+        """Whether no more tasks are taken on this connection."""
+        return self._session.phase is Phase.DRAINING
+
+    # Events
+
+    def receive(self, message: BrokerMessage) -> None:
+        """One message of the broker."""
+        self.heard = True
+        self._carry_out(self._session.receive(message, trio.current_time()))
+
+    def refuse(self, refused: Refused) -> None:
+        """One frame of the broker that is no message of ours: said once per type, then skipped."""
+        if refused.kind != "unknown_type":
+            log.error("Error handling message: %s", refused.text)
+        elif refused.message_type not in self._odd_types and len(self._odd_types) < 100:
+            self._odd_types.add(refused.message_type)
+            log.warning("Unknown message type: %s. Messages of this type are skipped.", refused.message_type[:200])
+        self._carry_out(self._session.refuse(refused, trio.current_time()))
+
+    def leave(self) -> None:
+        """No more offers; when the last task is done and its result written, the outbox ends and with it the link."""
+        self._leaving = True
+        self._carry_out(self._session.drain(trio.current_time()))
+
+    def cut_off(self, reason: str) -> int:
+        """Stops all running tasks; each is reported to n8n as failed with ``reason``. Returns how many there were."""
+        self._cut_off = reason
+        for scope in self._scopes.values():
+            scope.cancel()
+        return len(self._scopes)
+
+    def lose(self) -> None:
+        """The connection is gone: nothing of its tasks can be used any more."""
+        self._carry_out(self._session.lose())
+        self._activity()
+
+    async def emit_offers(self) -> None:
+        """Offers each free slot as soon as it is free, renews offers that lapse. Runs until cancelled."""
+        while True:
+            now = trio.current_time()
+            ticked = self._session.tick(now)
+            self._carry_out([action for action in ticked if not isinstance(action, OffersDue)])
+            self._carry_out(self._session.make_offers(now))
+            deadline = self._session.next_deadline() or math.inf
+            if self._session.unoffered(now):
+                deadline = min(deadline, now + BEAT)
+            with trio.move_on_at(deadline):
+                await self._emitter_woken.receive()
+
+    # Actions
+
+    def _carry_out(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send():
+                    self._post(Outgoing(action.message))
+                case StartTask():
+                    scope = self._scopes[action.task_id] = trio.CancelScope()
+                    self._nursery.start_soon(self._execute, action.task_id, action.settings, scope)
+                case AbortTask():
+                    log.info("Cancelled task %s: %s", action.task_id, action.reason)
+                    if running := self._scopes.get(action.task_id):
+                        running.cancel()
+                case OffersDue():
+                    self._wake()
+                case Registered():
+                    log.info("Registered with broker")
+                    self._activity()
+                case Deliver():
+                    pass  # only prints call n8n so far, and nobody waits for their answers
+                case Note():
+                    log.log(_LEVELS[action.level], "%s", action.text)
+                case Drained():
+                    if self._leaving:
+                        self._outbox.close()
+                case _:
+                    assert_never(action)
+
+    def _post(self, outgoing: Outgoing) -> None:
+        try:
+            self._outbox.send_nowait(outgoing)
+        except trio.WouldBlock:
+            self.failure = ConnectionLostError("The broker does not read: too many messages wait to be written")
+            self._nursery.cancel_scope.cancel()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the writer is gone: the connection is, and the receiver is about to find out
+
+    def _wake(self) -> None:
+        with suppress(trio.WouldBlock):  # it has been woken already and has not run yet
+            self._wake_emitter.send_nowait(None)
+
+    async def _execute(self, task_id: str, settings: TaskSettings, scope: trio.CancelScope) -> None:
+        """One task from its settings to its result. The slot is given back when nothing of the task is left."""
+        self._activity()
+        result: TaskResult | None = None
+        finished = False
+        try:
+            with scope:
+                result = await self._executor.run(task_id, settings, lambda message: self._post(Outgoing(message)))
+            if scope.cancelled_caught and self._cut_off is not None:
+                result = task_error(task_id, ErrorBody(message=self._cut_off))
+            # one result at a time waits in the outbox: a broker that does not read must not make us hoard them
+            async with self._result_lane:
+                written = trio.Event()
+                del self._scopes[task_id]
+                finished = True
+                self._finish(task_id, result, written)
+                self._activity()
+                await written.wait()
+        finally:
+            if not finished:
+                self._scopes.pop(task_id, None)
+                self._finish(task_id, None, trio.Event())
+                self._activity()
+
+    def _finish(self, task_id: str, result: TaskResult | None, written: trio.Event) -> None:
+        actions = self._session.finish(task_id, result, trio.current_time())
+        if actions and isinstance(actions[0], Send):
+            self._post(Outgoing(actions[0].message, written))
+            actions = actions[1:]
+        else:
+            written.set()
+        self._carry_out(actions)

@@ -1,0 +1,264 @@
+"""One task: look at its code (cached), lease a worker, pump frames, make the message that goes back to n8n.
+
+Owns the task's time limit and every text that n8n shows when a worker, not the program, is at fault. Must not know
+offers or connections: what is to be sent goes through ``emit``, what it returns is the task's one result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+import trio
+from msgspec import Raw
+
+from trio_runner.errors import WorkerError
+from trio_runner.log import get_logger
+from trio_runner.pool import Pool, Worker
+from trio_runner.protocol import messages
+from trio_runner.protocol.messages import (
+    EACH_ITEM,
+    ErrorBody,
+    ErrorContext,
+    ResultData,
+    Rpc,
+    RunnerMessage,
+    TaskDone,
+    TaskResult,
+    TaskSettings,
+)
+from trio_runner.protocol.session import task_error
+from trio_runner.sandbox import frames
+from trio_runner.sandbox.frames import Failure, FrameError, FrameParser
+from trio_runner.sandbox.userapi import MAX_PRINTS
+
+log = get_logger("executor")
+
+Emit = Callable[[RunnerMessage], None]
+
+_RECEIVE = 262_144
+_MAX_ERROR_TEXT = 131_072
+_MAX_PRINT_BYTES = 4_194_304  # what a child keeps to is a quarter of it; a hostile one is cut off here
+
+
+class CodeCache:
+    """Verdicts by source: what was analysed and compiled once is not looked at again.
+
+    Holds marshalled code that a child made before it ran anything of the user's, so one task cannot change another's.
+    """
+
+    def __init__(self, entries: int = 500, max_bytes: int = 33_554_432) -> None:
+        self._entries = entries
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._verdicts: OrderedDict[bytes, frames.Verdict] = OrderedDict()
+
+    @staticmethod
+    def key(source: str, *, each_item: bool) -> bytes:
+        """A digest: sources can be large, and the table must not be."""
+        return hashlib.sha256(b"%d" % each_item + source.encode(errors="surrogatepass")).digest()
+
+    def get(self, key: bytes) -> frames.Verdict | None:
+        """The verdict, most recently used from now on."""
+        verdict = self._verdicts.get(key)
+        if verdict is not None:
+            self._verdicts.move_to_end(key)
+        return verdict
+
+    def put(self, key: bytes, verdict: frames.Verdict) -> None:
+        """Keeps a verdict and drops the least recently used ones beyond the limits."""
+        self._verdicts[key] = verdict
+        self._bytes += len(verdict.code)
+        while len(self._verdicts) > self._entries or self._bytes > self._max_bytes:
+            _, dropped = self._verdicts.popitem(last=False)
+            self._bytes -= len(dropped.code)
+
+
+class Executor:
+    """Runs tasks on a pool of workers."""
+
+    def __init__(self, pool: Pool, *, task_timeout: float, max_payload: int) -> None:
+        self._pool = pool
+        self._task_timeout = task_timeout
+        self._frame_limits = frames.limits_from_child(max_payload)
+        self._cache = CodeCache()
+        self._call_ids = map(str, itertools.count(1))
+
+    async def run(self, task_id: str, settings: TaskSettings, emit: Emit) -> TaskResult:
+        """Runs one task to its end and returns what to tell n8n. Never raises for anything the program does.
+
+        Cancellation kills the worker and propagates. The time limit counts from the moment a worker is there.
+        """
+        started = trio.current_time()
+        try:
+            async with self._pool.lease() as worker:
+                with trio.move_on_after(self._task_timeout) as limit:
+                    outcome = await self._converse(worker, task_id, settings, emit)
+                if limit.cancelled_caught:
+                    outcome = self._timed_out()
+        except WorkerError as error:
+            outcome = Failure(message=error.message, description=error.description, kind="worker")
+        took = trio.current_time() - started
+        node = (
+            f'for node "{settings.node_name}" ({settings.node_id}) '
+            f'in workflow "{settings.workflow_name}" ({settings.workflow_id})'
+        )
+        if isinstance(outcome, Failure):
+            log.log(30 if outcome.kind == "syntax" else 40, "%s", _failed(task_id, outcome, node))
+            return self._failure_message(task_id, settings, outcome)
+        log.info("Completed task %s in %s (%s) %s", task_id, _duration(took), _size(len(outcome)), node)
+        return TaskDone(task_id=task_id, data=ResultData(result=Raw(outcome)))
+
+    async def _converse(
+        self, worker: Worker, task_id: str, settings: TaskSettings, emit: Emit
+    ) -> bytes | memoryview | Failure:
+        try:
+            return await self._exchange(worker, task_id, settings, emit)
+        except (FrameError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            return Failure(
+                message="Process completed but returned no result. This is likely an internal error.",
+                description=f"The worker process sent something that is no result: {error}",
+                kind="worker",
+            )
+
+    async def _exchange(
+        self, worker: Worker, task_id: str, settings: TaskSettings, emit: Emit
+    ) -> bytes | memoryview | Failure:
+        each_item = settings.node_mode == EACH_ITEM
+        parser = FrameParser(self._frame_limits)
+        key = self._cache.key(settings.code, each_item=each_item)
+        verdict = self._cache.get(key)
+        code = b""
+        if verdict is not None:
+            code = verdict.code
+        else:
+            await _send(worker, (frames.COMPILE, frames.encode(frames.Compile(settings.code, each_item))))
+            verdict = await self._verdict(worker, parser)
+            self._cache.put(key, verdict)
+        if verdict.failure is not None:
+            return verdict.failure
+        run = frames.Run(settings.code, each_item, bytes(memoryview(settings.query)), code)
+        # a worker that fails while it is still being fed says why, or its exit status does
+        with suppress(BrokenPipeError, ConnectionResetError):
+            await _send(worker, (frames.RUN, frames.encode(run)), (frames.ITEMS, memoryview(settings.items)))
+        return await self._outcome(worker, parser, task_id, emit)
+
+    async def _verdict(self, worker: Worker, parser: FrameParser) -> frames.Verdict:
+        """The child's word on the source, taken only here: no user code has run in it yet."""
+        while data := await _receive(worker):
+            for kind, payload in parser.feed(data):
+                if kind == frames.VERDICT:
+                    return frames.decode_verdict(payload)
+        raise WorkerError(
+            "The code could not be checked: the worker process ended",
+            f"{(await self._without_result(worker)).message}. The source may be too large or too deeply nested.",
+        )
+
+    async def _outcome(
+        self, worker: Worker, parser: FrameParser, task_id: str, emit: Emit
+    ) -> bytes | memoryview | Failure:
+        prints = printed = 0
+        while data := await _receive(worker):
+            for kind, payload in parser.feed(data):
+                if kind == frames.RESULT:
+                    messages.one_value(payload)
+                    return payload
+                if kind == frames.FAILURE:
+                    return frames.decode_failure(payload)
+                if kind == frames.PRINT and prints <= MAX_PRINTS and printed < _MAX_PRINT_BYTES:
+                    prints += 1
+                    printed += len(payload)
+                    self._print(task_id, payload, emit)
+        return await self._without_result(worker)
+
+    def _print(self, task_id: str, payload: bytes | memoryview, emit: Emit) -> None:
+        texts = msgspec.json.decode(payload, type=list[str])
+        log.info("[user code] %s", " ".join(unquote(text) for text in texts))
+        params = Raw(msgspec.json.encode(texts))
+        emit(Rpc(call_id=next(self._call_ids), task_id=task_id, name="logNodeOutput", params=params))
+
+    async def _without_result(self, worker: Worker) -> Failure:
+        status = await worker.wait_exit()
+        if status is None:
+            return Failure(message="Task subprocess exited with code -1", description=_VANISHED, kind="worker")
+        code = os.waitstatus_to_exitcode(status)
+        if code == 0:
+            return Failure(message="Failed to read result from child process", description=_EXITED, kind="worker")
+        if code == -9:
+            return Failure(message="Process was forcefully killed (SIGKILL)", description=_KILLED, kind="worker")
+        return Failure(message=f"Task subprocess exited with code {code}", description=_EXITED, kind="worker")
+
+    def _timed_out(self) -> Failure:
+        seconds = self._task_timeout
+        return Failure(
+            message=f"Task execution timed out after {seconds:g} second{'' if seconds == 1 else 's'}",
+            description="The program was stopped. Let it do less at a time, or raise N8N_RUNNERS_TASK_TIMEOUT for the "
+            "runner (n8n has a limit of its own under the same name; the shorter one counts).",
+            kind="limit",
+        )
+
+    def _failure_message(self, task_id: str, settings: TaskSettings, failure: Failure) -> TaskResult:
+        if settings.continue_on_fail and not failure.before_start:
+            result = msgspec.json.encode([{"json": {"error": failure.message}}])
+            return TaskDone(task_id=task_id, data=ResultData(result=Raw(result)))
+        context = ErrorContext(item_index=failure.item_index) if failure.item_index is not None else None
+        body = ErrorBody(
+            message=failure.message[:_MAX_ERROR_TEXT],
+            description=failure.description[:_MAX_ERROR_TEXT] if failure.description is not None else None,
+            line_number=failure.line,
+            context=context,
+        )
+        return task_error(task_id, body)
+
+
+_VANISHED = "The worker process is gone and nobody knows why; the runner replaces its workers. Run the node again."
+_EXITED = "The program ended its own process instead of returning a result."
+_KILLED = "Most often this means that the machine or the container ran out of memory."
+
+
+def unquote(text: str) -> str:
+    """A recorded print argument as ``print`` would show it: texts are recorded in quotes, nothing escaped."""
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == "'" else text
+
+
+def _failed(task_id: str, failure: Failure, node: str) -> str:
+    if failure.kind == "syntax":
+        return f"Task {task_id} failed syntax validation {node}: {failure.message}"
+    return f"Task {task_id} failed {node}: {failure.message}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{int(seconds * 1000)}ms"
+    return f"{int(seconds)}s" if seconds < 60 else f"{int(seconds // 60)}m"
+
+
+def _size(count: int) -> str:
+    if count < 1024:
+        return f"{count} bytes"
+    return f"{count / 1024:.1f} KB" if count < 1024 * 1024 else f"{count / 1024 / 1024:.1f} MB"
+
+
+async def _receive(worker: Worker) -> bytes:
+    try:
+        return await worker.sock.recv(_RECEIVE)
+    except ConnectionResetError:
+        return b""
+
+
+async def _send(worker: Worker, *parts: tuple[int, bytes | memoryview]) -> None:
+    """Writes frames of (kind, payload) in as few calls as the socket takes; user data is not copied."""
+    buffers: list[memoryview] = []
+    for kind, payload in parts:
+        buffers += [memoryview(frames.header(kind, len(payload))), memoryview(payload)]
+    while buffers:
+        sent = await worker.sock.sendmsg(buffers)
+        while buffers and sent >= len(buffers[0]):
+            sent -= len(buffers.pop(0))
+        if buffers:
+            buffers[0] = buffers[0][sent:]

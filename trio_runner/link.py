@@ -1,0 +1,252 @@
+"""One broker: get a grant token, connect, serve the connection, and again with backoff.
+
+Owns the WebSocket and the tasks of one connection: receiver, writer, emitter, keep-alive. With an auth token it goes on
+for ever, with a fresh grant token each time; with a grant token, which works once, it ends so that whoever started us
+starts a new process. Every broker message goes through the one writer, and no narrower cancel scope surrounds a write:
+a write cut in the middle of a frame makes the peer close the connection.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable
+
+import trio
+import trio_websocket
+from trio_websocket import ConnectionClosed, ConnectionRejected, ConnectionTimeout, HandshakeError, WebSocketConnection
+
+from trio_runner.auth import fetch_grant_token
+from trio_runner.config import BrokerAddress, Config
+from trio_runner.dispatch import Dispatcher, Outgoing
+from trio_runner.errors import (
+    BrokerUnreachableError,
+    ConnectionLostError,
+    GrantRefusedError,
+    RateLimitedError,
+    RetryableError,
+    SingleUseError,
+)
+from trio_runner.executor import Executor
+from trio_runner.health import BrokerState
+from trio_runner.log import get_logger
+from trio_runner.protocol.backoff import full_jitter
+from trio_runner.protocol.messages import Refused, decode_from_broker, encode
+from trio_runner.protocol.session import OfferTerms, Session
+from trio_runner.protocol.slots import Slots
+
+log = get_logger("link")
+
+RUNNER_NAME = "Python Task Runner"
+TASK_TYPE = "python"
+CONNECT_LIMIT = 10.0
+CLOSE_LIMIT = 2.0
+_RECEIVE_BUFFER = 262_144
+_GOING_AWAY = 1001
+_NORMAL = 1000
+
+
+class Link:
+    """The connection to one broker, and its successors."""
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        config: Config,
+        *,
+        runner_id: str,
+        slots: Slots,
+        executor: Executor,
+        activity: Callable[[], None],
+        terms: OfferTerms | None = None,
+    ) -> None:
+        self._address = address
+        self._config = config
+        self._runner_id = runner_id
+        self._slots = slots
+        self._executor = executor
+        self._activity = activity
+        self._terms = terms or OfferTerms()
+        self._scope = trio.CancelScope()
+        self._dispatcher: Dispatcher | None = None
+        self._connections = 0
+        self._last_error: str | None = None
+
+    @property
+    def registered(self) -> bool:
+        """Whether this broker takes our offers now."""
+        return self._dispatcher is not None and self._dispatcher.registered
+
+    def state(self) -> BrokerState:
+        """What `/readyz` says of this broker."""
+        dispatcher = self._dispatcher
+        return BrokerState(
+            broker=self._address.label,
+            connected=dispatcher is not None,
+            registered=self.registered,
+            draining=dispatcher is not None and dispatcher.draining,
+            reconnects=max(0, self._connections - 1),
+            last_error=self._last_error,
+        )
+
+    def stop(self) -> None:
+        """Ends `run`: at once when there is no connection, else when the running tasks are done and told."""
+        if self._dispatcher is None:
+            self._scope.cancel()
+        else:
+            self._dispatcher.leave()
+
+    def cut_off(self, reason: str) -> int:
+        """Stops the tasks that still run after `stop`, with word to n8n. Returns how many there were."""
+        return self._dispatcher.cut_off(reason) if self._dispatcher is not None else 0
+
+    async def run(self) -> None:
+        """Serves the broker until `stop`. Raises `FatalError` when there is no point in going on."""
+        waits = full_jitter(random.random)
+        with self._scope:
+            while True:
+                try:
+                    await self._connect_and_serve()
+                    return
+                except RetryableError as error:
+                    self._last_error = str(error)
+                    if self._config.auth_token is None:
+                        if isinstance(error, ConnectionLostError) and error.code == _GOING_AWAY:
+                            log.info("The broker is stopping; this runner's grant token is used up, so it ends too")
+                            return
+                        raise SingleUseError(
+                            f"{error}. A grant token works for one connection, so this process ends; "
+                            "n8n or its launcher starts another"
+                        ) from error
+                    if isinstance(error, ConnectionLostError):
+                        waits = full_jitter(random.random)
+                    wait = max(next(waits), error.at_least)
+                    log.warning("Failed to connect to broker: %s - retrying in %.1fs...", error, wait)
+                await trio.sleep(wait)
+
+    async def _connect_and_serve(self) -> None:
+        """One connection. Returns when it was left on purpose, raises `RetryableError` for any other end."""
+        token = self._config.grant_token
+        if self._config.auth_token is not None:
+            token = await fetch_grant_token(self._address, self._config.auth_token)
+        try:
+            async with trio_websocket.open_websocket(
+                self._address.host,
+                self._address.port,
+                f"{self._address.websocket_path}?id={self._runner_id}",
+                use_ssl=self._address.secure,
+                extra_headers=[(b"Authorization", f"Bearer {token}".encode())],
+                max_message_size=self._config.max_payload,
+                receive_buffer_size=_RECEIVE_BUFFER,
+                connect_timeout=CONNECT_LIMIT,
+                disconnect_timeout=CLOSE_LIMIT,
+            ) as websocket:
+                log.info("Connected to broker")
+                self._connections += 1
+                lost = await self._serve(websocket)
+        except ConnectionRejected as rejected:
+            raise _refusal(rejected.status_code, self._address) from None
+        except ConnectionTimeout:
+            raise BrokerUnreachableError(f"{self._address.label} did not finish the handshake in time") from None
+        except trio_websocket.DisconnectionTimeout:
+            raise ConnectionLostError("The broker did not answer our close") from None
+        except HandshakeError as error:
+            reason = error.__cause__ or error
+            raise BrokerUnreachableError(f"{self._address.label}: {reason}") from None
+        if lost is not None:
+            raise lost
+
+    async def _serve(self, websocket: WebSocketConnection) -> RetryableError | None:
+        """The session nursery. Returns why the connection ended, None when we left."""
+        session = Session(
+            name=RUNNER_NAME,
+            task_type=TASK_TYPE,
+            slots=self._slots,
+            terms=self._terms,
+            new_id=lambda: secrets.token_urlsafe(16),
+            random=random.random,
+        )
+        # room for what every task may print at once and for a burst of answers; more means that nobody reads
+        outbox, to_write = trio.open_memory_channel[Outgoing](1024 + 256 * self._slots.capacity)
+        lost: RetryableError | None = None
+        async with trio.open_nursery() as nursery:
+            self._dispatcher = dispatcher = Dispatcher(session, outbox, nursery, self._executor, self._activity)
+            try:
+                nursery.start_soon(_write_messages, websocket, to_write)
+                nursery.start_soon(dispatcher.emit_offers)
+                nursery.start_soon(self._keep_alive, websocket, nursery.cancel_scope)
+                lost = await self._receive_messages(websocket, dispatcher)
+            finally:
+                self._dispatcher = None
+                dispatcher.lose()
+            nursery.cancel_scope.cancel()
+        if lost is None and websocket.closed is None:
+            return dispatcher.failure or ConnectionLostError("The broker did not answer our pings in time")
+        return lost
+
+    async def _receive_messages(self, websocket: WebSocketConnection, dispatcher: Dispatcher) -> RetryableError | None:
+        """Takes frames as they come and waits for nothing else: unread messages would hold up the pongs."""
+        while True:
+            try:
+                frame = await websocket.get_message()
+            except ConnectionClosed as closed:
+                return _end(closed, heard=dispatcher.heard, left=dispatcher.left)
+            try:
+                message = decode_from_broker(frame)
+            except Refused as refused:
+                dispatcher.refuse(refused)
+            else:
+                dispatcher.receive(message)
+
+    async def _keep_alive(self, websocket: WebSocketConnection, scope: trio.CancelScope) -> None:
+        """Notices a half-open connection by our own pings, within two intervals."""
+        interval = self._config.heartbeat_interval
+        while True:
+            await trio.sleep(interval)
+            # when this scope ends early, so does the connection: no frame can follow one that was cut
+            with trio.move_on_after(interval) as limit:
+                try:
+                    await websocket.ping()
+                except ConnectionClosed:
+                    return
+            if limit.cancelled_caught:
+                scope.cancel()
+
+
+async def _write_messages(websocket: WebSocketConnection, to_write: trio.MemoryReceiveChannel[Outgoing]) -> None:
+    """The only task that writes messages. When the outbox ends, everything is written and the connection is closed."""
+    try:
+        async with to_write:
+            async for outgoing in to_write:
+                await websocket.send_message(encode(outgoing.message).decode())
+                if outgoing.written is not None:
+                    outgoing.written.set()
+        await websocket.aclose(_NORMAL)
+    except ConnectionClosed:
+        return  # the receiver sees it too and ends the session
+
+
+def _end(closed: ConnectionClosed, *, heard: bool, left: bool) -> RetryableError | None:
+    """What the end of a connection means."""
+    if left:
+        return None
+    code = closed.reason.code if closed.reason is not None else None
+    if not heard:
+        # brokers before the newest accept every upgrade and close refused ones at once (protocol.md 3.1)
+        return GrantRefusedError("The broker closed the connection before saying a word: it refused the grant token")
+    text = {_GOING_AWAY: "The broker is stopping", _NORMAL: "The broker closed the connection"}
+    detail = f" (close code {code})" if code is not None else ""
+    return ConnectionLostError(text.get(code or 0, "The connection to the broker was lost") + detail, code=code)
+
+
+def _refusal(status: int, address: BrokerAddress) -> RetryableError:
+    if status in (401, 403):
+        return GrantRefusedError(f"{address.label} refused the grant token (HTTP {status})")
+    if status == 429:
+        return RateLimitedError(f"{address.label} takes no more connections now (HTTP 429)", at_least=1.0)
+    if status == 404:
+        return BrokerUnreachableError(
+            f"{address.label}{address.websocket_path} does not exist (HTTP 404). "
+            "N8N_RUNNERS_PATH must be the same for n8n and for this runner"
+        )
+    return BrokerUnreachableError(f"{address.label} refused the connection (HTTP {status})")

@@ -1,0 +1,68 @@
+"""Log lines: to stdout, one record a line, in the forms that n8n, its launcher and people expect (runner-behaviour 4).
+
+The standard library's logging, because trio-websocket loads it anyway; a structured logger would double the start-up
+time. On a terminal: time, level, message, coloured unless NO_COLOR is set. Elsewhere: the bare message, since n8n and
+the launcher add their own prefix.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TextIO
+
+_COLOURS = {"DEBUG": "34", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "31"}
+_ROOT = "trio_runner"
+
+
+def get_logger(name: str) -> logging.Logger:
+    """The logger of one module of ours."""
+    return logging.getLogger(f"{_ROOT}.{name}")
+
+
+def configure(level: str = "INFO", *, no_color: bool = False, stream: TextIO | None = None) -> None:
+    """Sends our records at ``level`` and above to ``stream`` (stdout). An unknown level means INFO, as in the
+    reference."""
+    out = stream or sys.stdout
+    handler = logging.StreamHandler(out)
+    if out.isatty():
+        handler.setFormatter(_TerminalFormatter(no_color=no_color))
+    else:
+        handler.setFormatter(_PlainFormatter())
+    root = logging.getLogger(_ROOT)
+    root.handlers[:] = [handler]
+    root.propagate = False
+    root.setLevel(level.upper() if level.upper() in _COLOURS else "INFO")
+
+
+def _one_line(text: str) -> str:
+    """The launcher forwards lines: a record must be one, and below its 64 KiB (deployment.md 3.3)."""
+    flat = text.replace("\r", "\\r").replace("\n", "\\n")
+    return flat if len(flat) <= 16_000 else f"{flat[:16_000]}… [cut]"
+
+
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            text += f" ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})"
+        return _one_line(text)
+
+
+class _TerminalFormatter(logging.Formatter):
+    def __init__(self, *, no_color: bool) -> None:
+        super().__init__()
+        self._no_color = no_color
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')}.{record.msecs:03.0f}"
+        parts = (time, record.levelname, _one_line(record.getMessage()))
+        text = "\t".join(parts) if self._no_color else self._coloured(*parts)
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        return text
+
+    @staticmethod
+    def _coloured(time: str, level: str, message: str) -> str:
+        colour = _COLOURS.get(level, "0")
+        return f"\x1b[2m{time}\x1b[0m  \x1b[{colour}m{level:<8}\x1b[0m {message}"

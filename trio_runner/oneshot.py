@@ -1,0 +1,168 @@
+"""One program through the embedded broker and a real runner, in one process tree: what `trio-runner exec` does.
+
+Owns what a person sees while it runs: a progress line on a terminal, prints as they happen on standard error, the
+result on standard output.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import msgspec
+import trio
+
+from trio_runner import log
+from trio_runner.config import AUTH_TOKEN, BROKER_URI, CONNECTION, MAX_CONCURRENCY, ConfigError, load
+from trio_runner.errors import FatalError
+from trio_runner.executor import unquote
+from trio_runner.localbroker import LocalBroker, TaskFailed
+from trio_runner.protocol.messages import NULL, ResultData
+from trio_runner.supervisor import Runner
+
+
+class Program(msgspec.Struct, frozen=True):
+    """What to run. ``items`` and ``query`` are JSON."""
+
+    source: str
+    items: bytes = b"[]"
+    each_item: bool = False
+    query: bytes | None = None
+
+    def settings(self) -> bytes:
+        """The settings object that n8n would send."""
+        return msgspec.json.encode(
+            {
+                "code": self.source,
+                "nodeMode": "runOnceForEachItem" if self.each_item else "runOnceForAllItems",
+                "workflowMode": "manual",
+                "continueOnFail": False,
+                "items": msgspec.Raw(self.items),
+                "nodeId": "exec",
+                "nodeName": "exec",
+                "workflowId": "exec",
+                "workflowName": "exec",
+                "query": msgspec.Raw(self.query) if self.query is not None else NULL,
+            }
+        )
+
+
+def run_program(program: Program, environ: Mapping[str, str], *, as_json: bool, verbose: bool) -> int:
+    """Runs it and shows what comes of it. Returns the exit code."""
+    console = _Console(as_json=as_json)
+    log.configure("DEBUG" if verbose else "CRITICAL", stream=sys.stderr)
+    # the environment decides what a program may do; which broker it names does not count here
+    ours = {name: value for name, value in environ.items() if name not in CONNECTION}
+    ours |= {AUTH_TOKEN.name: secrets.token_hex(16), MAX_CONCURRENCY.name: "1"}
+    try:
+        loaded = load(ours)
+        for warning in loaded.warnings:
+            console.complain(f"Warning: {warning}")
+        started = time.perf_counter()
+        with console.progress():
+            result = trio.run(_whole, program, ours, console)
+        console.result(result, seconds=time.perf_counter() - started)
+    except ConfigError as error:
+        console.complain(f"Invalid configuration: {error}")
+        return 1
+    except TaskFailed as failed:
+        console.failure(failed.error)
+        return 1
+    except FatalError as error:
+        console.complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.complain("Interrupted")
+        return 130
+    return 0
+
+
+async def _whole(program: Program, environ: dict[str, str], console: _Console) -> ResultData:
+    """Broker, runner and one task, each over the socket as with n8n. Raises `TaskFailed` or `FatalError`."""
+    outcome: ResultData | TaskFailed | FatalError | None = None
+    async with trio.open_nursery() as nursery:
+
+        async def serve(runner: Runner) -> None:
+            nonlocal outcome
+            try:
+                await runner.run(handle_signals=False)
+            except FatalError as error:
+                outcome = error
+                nursery.cancel_scope.cancel()
+
+        broker = LocalBroker(auth_token=environ[AUTH_TOKEN.name])
+        port = await nursery.start(broker.serve)
+        config = load({**environ, BROKER_URI.name: f"http://127.0.0.1:{port}"}).config
+        nursery.start_soon(serve, Runner(config, environment=environ))
+        try:
+            outcome = await broker.run_task(program.settings(), console.print)
+        except TaskFailed as failed:
+            outcome = failed
+        nursery.cancel_scope.cancel()
+    if isinstance(outcome, ResultData):
+        return outcome
+    raise outcome or KeyboardInterrupt
+
+
+class _Console:
+    """What a person sees. On a terminal with rich, in a pipe with nothing but the result."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._pretty = sys.stdout.isatty() and not as_json
+        self._terminal: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+
+            self._terminal = Console(stderr=True, highlight=False)
+
+    def progress(self) -> AbstractContextManager[object]:
+        """A line that moves while the program runs, gone when it is done."""
+        return nullcontext() if self._terminal is None else self._terminal.status("Running…")
+
+    def print(self, params: list[object]) -> None:
+        """One print of the program, as it happens."""
+        text = " ".join(unquote(param) if isinstance(param, str) else str(param) for param in params)
+        if self._terminal is None:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+        else:
+            self._terminal.print(text, markup=False)
+
+    def complain(self, text: str) -> None:
+        """Something of ours is wrong."""
+        if self._terminal is None:
+            sys.stderr.write(text + "\n")
+        else:
+            self._terminal.print(text, style="yellow", markup=False)
+
+    def failure(self, error: dict[str, object]) -> None:
+        """The program failed: what n8n would show, and where."""
+        line = error.get("lineNumber")
+        context = error.get("context")
+        item = context.get("itemIndex") if isinstance(context, dict) else None
+        where = (f" [line {line}]" if line is not None else "") + (f" [item {item}]" if item is not None else "")
+        message, description = str(error.get("message", "")), str(error.get("description") or "")
+        if self._terminal is None:
+            sys.stderr.write(f"Error: {message}{where}\n" + (f"{description}\n" if description else ""))
+        else:
+            self._terminal.print(f"Error: {message}{where}", style="bold red", markup=False)
+            if description:
+                self._terminal.print(description, style="dim", markup=False)
+
+    def result(self, data: ResultData, *, seconds: float) -> None:
+        """The result: pretty on a terminal, one line of JSON in a pipe."""
+        text = bytes(memoryview(data.result)).decode() if isinstance(data.result, msgspec.Raw) else "null"
+        if not self._pretty:
+            sys.stdout.write(text + "\n")
+            return
+        from rich.console import Console
+
+        out = Console()
+        out.print_json(text)
+        value = msgspec.json.decode(text)
+        count = f"{len(value)} item{'' if len(value) == 1 else 's'}, " if isinstance(value, list) else ""
+        out.print(f"{count}{seconds * 1000:.0f} ms with start-up", style="dim", highlight=False)

@@ -1,0 +1,353 @@
+"""Owns the zygote and the children that wait for work; a lease is single-use.
+
+`Pool.run` supervises the zygote (start, records, death, restart with backoff); `Pool.lease` hands out one idle child
+and kills it and whatever it started when the lease ends. Must not know tasks or brokers.
+"""
+
+from __future__ import annotations
+
+import array
+import math
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import msgspec
+import trio
+
+from trio_runner.errors import StartError, WorkerError
+from trio_runner.log import get_logger
+from trio_runner.protocol.backoff import full_jitter
+from trio_runner.sandbox import zygote
+from trio_runner.sandbox.policy import Policy
+
+log = get_logger("pool")
+
+START_LIMIT = 60.0
+"""Seconds that a zygote may take to say READY; importing large packages on a slow disk is what takes long."""
+FORK_LIMIT = 10.0
+"""Seconds after which an unanswered fork request means that the zygote hangs."""
+LEASE_LIMIT = 30.0
+"""Seconds that a task waits for a worker before it fails."""
+EXIT_LIMIT = 5.0
+"""Seconds to wait for the exit status of a child that has hung up."""
+_HEALTHY_AFTER = 30.0
+_INT = array.array("i").itemsize
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+_THREADS_OFF: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Native libraries must not start threads before a fork (sandbox.md, pitfall 8)."""
+
+
+class Worker:
+    """One child: its socket, and how to end it."""
+
+    def __init__(self, pid: int, sock: trio.socket.SocketType, pidfd: int | None, kill: _Killer) -> None:
+        self.pid = pid
+        self.sock = sock
+        self._pidfd = pidfd
+        self._kill = kill
+        self._exited = trio.Event()
+        self._status: int | None = None
+
+    def note_exit(self, status: int | None) -> None:
+        """The zygote has reaped it; None when the zygote died first."""
+        self._status = status
+        self._exited.set()
+
+    @property
+    def exited(self) -> bool:
+        """Whether the child is known to be gone."""
+        return self._exited.is_set()
+
+    async def wait_exit(self) -> int | None:
+        """The wait status, or None when it is not known within `EXIT_LIMIT` seconds."""
+        with trio.move_on_after(EXIT_LIMIT):
+            await self._exited.wait()
+        return self._status
+
+    def end(self) -> None:
+        """Kills what may be left of it and lets go of its descriptors. The zygote sees to the rest of its tree."""
+        if not self.exited:
+            if self._pidfd is not None:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            else:
+                self._kill.kill(self.pid)
+        self.sock.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+
+class _Killer:
+    """Kills through the zygote where there are no pidfds: only the parent knows whether a pid is still its child's."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+
+    def kill(self, pid: int) -> None:
+        with suppress(OSError):
+            self._control.send(zygote.RECORD.pack(zygote.KILL, pid, 0, 0))
+
+
+class Pool:
+    """Idle children, as many as asked for, and a zygote that makes more."""
+
+    def __init__(
+        self, policy: Policy, *, max_payload: int, idle: int, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._setup = zygote.Setup(policy, max_payload, zygote.preload_list(policy))
+        self._environment = {**(environment or {}), **_THREADS_OFF}
+        self._idle_target = idle
+        self._idle: deque[Worker] = deque()
+        self._children: dict[int, Worker] = {}
+        self._requested = 0
+        self._requested_at = math.inf
+        self._waiting = 0
+        self._arrival = trio.Event()
+        self._control: socket.socket | None = None
+        self.restarts = 0
+        self.report: zygote.Report | None = None
+
+    @property
+    def idle(self) -> int:
+        """Children that wait for a task."""
+        return len(self._idle)
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a zygote that has made at least one child, or is able to."""
+        return self._control is not None
+
+    @property
+    def zygote_pid(self) -> int | None:
+        """The zygote's process id, for tests and the log."""
+        return self.report.pid if self.report is not None and self.alive else None
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keeps a zygote alive until cancelled. The first start must succeed (`StartError`); later ones are retried."""
+        waits = full_jitter(random.random, base=0.2, cap=5.0)
+        first = True
+        while True:
+            started_at = trio.current_time()
+            try:
+                await self._one_zygote(task_status if first else trio.TASK_STATUS_IGNORED)
+            except StartError:
+                if first:
+                    raise
+            first = False
+            self.restarts += 1
+            if trio.current_time() - started_at > _HEALTHY_AFTER:
+                waits = full_jitter(random.random, base=0.2, cap=5.0)
+            wait = next(waits)
+            log.warning("The zygote is gone, starting another in %.1fs", wait)
+            await trio.sleep(wait)
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[Worker]:
+        """One idle child, for one task. It is dead and gone when the block is left, however that happens.
+
+        Raises `WorkerError` when there is none within `LEASE_LIMIT` seconds.
+        """
+        worker = await self._take()
+        try:
+            yield worker
+        finally:
+            worker.end()
+            self._refill()
+
+    async def _take(self) -> Worker:
+        if not self._idle:
+            self._waiting += 1
+            try:
+                with trio.move_on_after(LEASE_LIMIT):
+                    self._refill()
+                    while not self._idle:
+                        await self._arrival.wait()
+            finally:
+                self._waiting -= 1
+            if not self._idle:
+                raise WorkerError(
+                    "Task subprocess exited with code -1",
+                    f"No worker process could be started within {LEASE_LIMIT:.0f} seconds. The runner's log says why.",
+                )
+        return self._idle.popleft()
+
+    def _refill(self) -> None:
+        wanted = self._idle_target + self._waiting - len(self._idle) - self._requested
+        if wanted <= 0 or self._control is None:
+            return
+        try:
+            self._control.send(zygote.RECORD.pack(zygote.FORK, wanted, 0, 0))
+        except OSError:
+            return  # dead or not reading: `_listen` notices and replaces it
+        if self._requested == 0:
+            self._requested_at = trio.current_time()
+        self._requested += wanted
+
+    async def _one_zygote(self, task_status: trio.TaskStatus[None]) -> None:
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                process = _start(theirs, self._environment)
+            ours.setblocking(False)
+            control = trio.socket.from_stdlib_socket(ours)
+            try:
+                setup = msgspec.msgpack.encode(self._setup)
+                with trio.move_on_after(START_LIMIT) as limit:
+                    await _send_all(control, zygote.RECORD.pack(0, 0, 0, len(setup)) + setup)
+                    self.report = await _read_report(control)
+                if limit.cancelled_caught:
+                    raise StartError(f"The zygote was not ready within {START_LIMIT:.0f} seconds")
+                for name, reason in self.report.not_preloaded.items() if self.report else ():
+                    log.warning("Module %s is allowed but cannot be imported here: %s", name, reason)
+                self._control = ours
+                self._refill()
+                task_status.started()
+                await self._listen(control)
+            finally:
+                self._forget_all()
+                control.close()
+                await _stop(process)
+
+    async def _listen(self, control: trio.socket.SocketType) -> None:
+        """Takes the zygote's records until it is gone or does not answer."""
+        while True:
+            deadline = self._requested_at + FORK_LIMIT if self._requested else math.inf
+            with trio.move_on_at(deadline) as limit:
+                received = await _read_record(control)
+            if limit.cancelled_caught:
+                if trio.current_time() >= self._requested_at + FORK_LIMIT and self._requested:
+                    log.error("The zygote has not answered for %.0fs, replacing it", FORK_LIMIT)
+                    return
+                continue
+            if received is None:
+                return
+            kind, pid, status, _, fds = received
+            if kind == zygote.CHILD:
+                self._add(pid, fds)
+            elif kind == zygote.EXIT:
+                self._note_exit(pid, status)
+            elif kind == zygote.FORK_FAILED:
+                self._requested = max(0, self._requested - 1)
+                log.error("The zygote could not fork: %s", os.strerror(status))
+                await trio.sleep(0.2)
+                self._refill()
+
+    def _add(self, pid: int, fds: list[int]) -> None:
+        self._requested -= 1
+        self._requested_at = trio.current_time()
+        sock = socket.socket(fileno=fds[0])
+        sock.setblocking(False)
+        assert self._control is not None
+        worker = Worker(
+            pid, trio.socket.from_stdlib_socket(sock), fds[1] if len(fds) > 1 else None, _Killer(self._control)
+        )
+        self._children[pid] = worker
+        self._idle.append(worker)
+        if self._waiting:
+            self._arrival.set()
+            self._arrival = trio.Event()
+
+    def _note_exit(self, pid: int, status: int) -> None:
+        worker = self._children.pop(pid, None)
+        if worker is None:
+            return
+        worker.note_exit(status)
+        if worker in self._idle:
+            log.warning("Idle worker %d died (%s)", pid, describe_status(status))
+            self._idle.remove(worker)
+            worker.end()
+            self._refill()
+
+    def _forget_all(self) -> None:
+        self._control = None
+        self._requested = 0
+        for worker in self._children.values():
+            worker.note_exit(None)
+        self._children.clear()
+        for worker in self._idle:
+            worker.end()
+        self._idle.clear()
+
+
+def describe_status(status: int) -> str:
+    """A wait status in words, for the log."""
+    code = os.waitstatus_to_exitcode(status)
+    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+
+
+def _start(theirs: socket.socket, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Starts a zygote with this environment and nothing inherited but its end of the control socket.
+
+    Not through trio: its process starter uses a worker thread, and the zygote's parent-death signal would fire when
+    that thread ends.
+    """
+    fd = theirs.fileno()
+    code = f"import sys; sys.path[:] = {sys.path!r}; from trio_runner.sandbox.zygote import main; main({fd})"
+    command = [sys.executable, "-I", "-X", "utf8", "-c", code]
+    return subprocess.Popen(  # noqa: S603 - our own interpreter and our own code
+        command, pass_fds=(fd,), stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+    )
+
+
+async def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Waits for a zygote whose control socket is closed: it ends its children and exits. Kills it if it does not."""
+    with trio.CancelScope(shield=True):
+        for grace in (1.0, 4.0):
+            with trio.move_on_after(grace):
+                await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+                return
+            process.kill()
+    log.error("Zygote %d does not end", process.pid)
+
+
+async def _send_all(control: trio.socket.SocketType, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[await control.send(view) :]
+
+
+async def _read_record(control: trio.socket.SocketType) -> tuple[int, int, int, int, list[int]] | None:
+    """One record as (kind, pid, status, payload length, descriptors), or None at the end of the stream."""
+    data = b""
+    fds: list[int] = []
+    while len(data) < zygote.RECORD.size:
+        try:
+            more, ancillary, _, _ = await control.recvmsg(
+                zygote.RECORD.size - len(data), socket.CMSG_SPACE(2 * _INT), _CLOEXEC
+            )
+        except ConnectionResetError:
+            more = b""
+            ancillary = []
+        if not more:
+            for fd in fds:
+                os.close(fd)
+            return None
+        data += more
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds += memoryview(payload[: len(payload) - len(payload) % _INT]).cast("i").tolist()
+    kind, pid, status, length = zygote.RECORD.unpack(data)
+    return kind, pid, status, length, fds
+
+
+async def _read_report(control: trio.socket.SocketType) -> zygote.Report:
+    record = await _read_record(control)
+    if record is None or record[0] != zygote.READY:
+        raise StartError("The zygote ended before it was ready; its own error stands above")
+    payload = b""
+    while len(payload) < record[3]:
+        more = await control.recv(record[3] - len(payload))
+        if not more:
+            raise StartError("The zygote ended before it was ready")
+        payload += more
+    return msgspec.msgpack.decode(payload, type=zygote.Report)

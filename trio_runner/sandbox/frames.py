@@ -1,0 +1,168 @@
+"""How the runner and a child talk over their socket pair: frames of kind, length and payload.
+
+Owns the framing and the structs inside the frames. Must not know what is done with them. The runner trusts nothing it
+reads: `FrameParser` bounds every length, and what a payload claims is checked where it is used.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Final, Literal
+
+import msgspec
+
+HEADER_SIZE: Final = 5
+_LENGTH_AT: Final = 1
+
+# runner to child
+COMPILE: Final = 1  # Compile: look at this source before anything else; answered by one VERDICT
+RUN: Final = 2  # Run: the task; ITEMS follows
+ITEMS: Final = 3  # the items as they came from n8n, a JSON array
+# child to runner
+VERDICT: Final = 16  # Verdict; only before RUN, when no user code has run yet
+PRINT: Final = 17  # a JSON array of texts: one print call
+RESULT: Final = 18  # one JSON value
+FAILURE: Final = 19  # Failure
+
+_SMALL: Final = 8_388_608
+
+
+def limits_from_child(max_payload: int) -> dict[int, int]:
+    """How large a payload of each kind may be that a child sends, in bytes. Other kinds are not known."""
+    return {
+        VERDICT: min(64 * 1024 * 1024, max_payload),
+        PRINT: min(_SMALL, max_payload),
+        RESULT: max_payload,
+        FAILURE: min(_SMALL, max_payload),
+    }
+
+
+class Compile(msgspec.Struct, frozen=True):
+    """A source that the runner has not seen before."""
+
+    source: str
+    each_item: bool
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the source checks said. ``code`` is a marshalled code object when the program may run."""
+
+    code: bytes = b""
+    failure: Failure | None = None
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One task. ``code`` is empty when the child has just compiled the source itself."""
+
+    source: str
+    each_item: bool
+    query: bytes
+    code: bytes = b""
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a program has no result, in words for the workflow's author.
+
+    ``before_start``: refused before any of it ran; n8n's continue-on-fail does not apply then (runner-behaviour 12).
+    """
+
+    message: str
+    description: str | None = None
+    line: int | None = None
+    item_index: int | None = None
+    before_start: bool = False
+    kind: Literal["error", "syntax", "violation", "result", "limit", "worker"] = "error"
+
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+"""Encodes the payload of a frame that is not JSON."""
+
+decode_compile = msgspec.msgpack.Decoder(Compile).decode
+decode_run = msgspec.msgpack.Decoder(Run).decode
+decode_verdict = msgspec.msgpack.Decoder(Verdict).decode
+decode_failure = msgspec.msgpack.Decoder(Failure).decode
+
+
+def header(kind: int, length: int) -> bytes:
+    """The five bytes in front of a payload: kind, then the length, little-endian (so at most 4 GiB - 1)."""
+    return kind.to_bytes(1, "little") + length.to_bytes(4, "little")
+
+
+class FrameError(Exception):
+    """The other side broke the framing: an unknown kind or a length beyond the limit."""
+
+
+class FrameParser:
+    """Cuts a stream of bytes into frames. ``limits`` maps each known kind to its largest payload in bytes."""
+
+    def __init__(self, limits: Mapping[int, int]) -> None:
+        self._limits = limits
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes | memoryview]]:
+        """Takes bytes and yields the frames that they complete. Raises `FrameError`; the stream is then useless."""
+        self._buffer += data
+        while len(self._buffer) >= HEADER_SIZE:
+            kind = self._buffer[0]
+            length = int.from_bytes(self._buffer[_LENGTH_AT:HEADER_SIZE], "little")
+            limit = self._limits.get(kind)
+            if limit is None:
+                raise FrameError(f"unknown frame kind {kind}")
+            if length > limit:
+                raise FrameError(f"a frame of {length} bytes is beyond the limit of {limit}")
+            end = HEADER_SIZE + length
+            if len(self._buffer) < end:
+                return
+            if len(self._buffer) == end:
+                # the usual case, and the one that matters for a big result: handed over without a copy
+                payload, self._buffer = memoryview(self._buffer)[HEADER_SIZE:], bytearray()
+                yield kind, payload
+            else:
+                with memoryview(self._buffer) as view:
+                    copied = bytes(view[HEADER_SIZE:end])
+                del self._buffer[:end]
+                yield kind, copied
+
+
+class FrameReader:
+    """The child's end: blocking reads from a runner that is trusted."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = b""
+
+    def next(self) -> tuple[int, bytes | bytearray] | None:
+        """The next frame, or None when the runner has hung up."""
+        while len(self._buffer) < HEADER_SIZE:
+            data = self._sock.recv(65536)
+            if not data:
+                return None
+            self._buffer += data
+        kind = self._buffer[0]
+        length = int.from_bytes(self._buffer[_LENGTH_AT:HEADER_SIZE], "little")
+        end = HEADER_SIZE + length
+        if len(self._buffer) >= end:
+            payload, self._buffer = self._buffer[HEADER_SIZE:end], self._buffer[end:]
+            return kind, payload
+        big = bytearray(length)
+        have = len(self._buffer) - HEADER_SIZE
+        big[:have] = self._buffer[HEADER_SIZE:]
+        self._buffer = b""
+        with memoryview(big) as view:
+            while have < length:
+                got = self._sock.recv_into(view[have:])
+                if got == 0:
+                    return None
+                have += got
+        return kind, big
+
+
+def send(sock: socket.socket, kind: int, payload: bytes) -> None:
+    """Writes one frame, blocking. A small one goes out in one piece."""
+    if len(payload) < 65536:
+        sock.sendall(header(kind, len(payload)) + payload)
+    else:
+        sock.sendall(header(kind, len(payload)))
+        sock.sendall(payload)

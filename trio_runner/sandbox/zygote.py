@@ -1,0 +1,245 @@
+"""The process that children are forked from: small, single-threaded, started once, replaced when it dies.
+
+Preloads what the policy allows, freezes the heap, forks on request, hands each child's socket to the runner and reaps.
+Never sees code or data of a task. Talks to the runner by records on a stream socket: kind, pid, status, length of a
+payload; the record of a new child carries its descriptors.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NoReturn
+
+import msgspec
+
+from trio_runner.sandbox import child, lockdown
+from trio_runner.sandbox.policy import ALL, Policy
+
+RECORD: Final = struct.Struct("<BiiI")
+# runner to zygote
+FORK: Final = 1  # pid: how many
+KILL: Final = 2  # pid: which
+# zygote to runner
+READY: Final = 16  # payload: Report
+CHILD: Final = 17  # pid, with the task socket and, on Linux, a pidfd
+EXIT: Final = 18  # pid, wait status
+FORK_FAILED: Final = 19  # status: errno
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """What the runner tells the zygote first."""
+
+    policy: Policy
+    max_payload: int
+    preload: tuple[str, ...]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What the zygote has found."""
+
+    pid: int
+    layers: tuple[str, ...]
+    pidfds: bool
+    not_preloaded: dict[str, str]
+
+
+NOT_WORTH_PRELOADING: Final = frozenset({"antigravity", "this", "idlelib", "turtle", "turtledemo", "tkinter", "test"})
+"""Standard modules that do something when they are imported, or need a display."""
+
+ALWAYS_PRELOADED: Final = ("_strptime", "encodings.idna", "datetime", "decimal", "json", "re", "unicodedata")
+"""Loaded by the language behind the author's back (strptime, idna, big integers); after the fork it would cost time."""
+
+
+def preload_list(policy: Policy) -> tuple[str, ...]:
+    """What is worth importing before the fork: what the operator allows by name."""
+    named = (policy.stdlib_allow | policy.external_allow) - {ALL}
+    return (*ALWAYS_PRELOADED, *sorted(name for name in named if name not in NOT_WORTH_PRELOADING))
+
+
+def main(control_fd: int) -> NoReturn:
+    """The zygote's whole life. Exits when the runner closes its end."""
+    control = socket.socket(fileno=control_fd)
+    setup = msgspec.msgpack.decode(_read_payload(control), type=Setup)
+    not_preloaded = _preload(setup.preload)
+    prepared = child.Prepared(setup.policy, setup.max_payload)
+    locks = lockdown.prepare()
+    if setup.policy.block_env:
+        os.environ.clear()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    pidfds = hasattr(os, "pidfd_open") and sys.platform == "linux"
+    report = Report(os.getpid(), locks.layers, pidfds, not_preloaded)
+    payload = msgspec.msgpack.encode(report)
+    control.sendall(RECORD.pack(READY, 0, 0, len(payload)) + payload)
+    Zygote(control, prepared, locks, pidfds=pidfds).run()
+
+
+class Zygote:
+    """The loop: records of the runner on one side, deaths of children on the other."""
+
+    def __init__(
+        self, control: socket.socket, prepared: child.Prepared, locks: lockdown.Lockdown, *, pidfds: bool
+    ) -> None:
+        self._control = control
+        self._prepared = prepared
+        self._locks = locks
+        self._pidfds = pidfds
+        self._alive: set[int] = set()
+        self._wakeup, wakeup_end = socket.socketpair()
+        self._wakeup.setblocking(False)
+        wakeup_end.setblocking(False)
+        self._wakeup_end = wakeup_end
+
+    def run(self) -> NoReturn:
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the runner, which ends us in order
+        signal.set_wakeup_fd(self._wakeup_end.fileno(), warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._wakeup, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self._wakeup.fileno():
+                    with suppress(BlockingIOError):
+                        self._wakeup.recv(4096)
+                    self._reap()
+                else:
+                    self._obey()
+
+    def _obey(self) -> None:
+        record = _read(self._control, RECORD.size)
+        if record is None:
+            self._end_everybody()
+            os._exit(0)
+        kind, number, _, _ = RECORD.unpack(record)
+        if kind == FORK:
+            for _ in range(number):
+                self._fork()
+        elif kind == KILL and number in self._alive:
+            # not reaped yet, so the number is still this child's
+            _kill_group(number)
+
+    def _fork(self) -> None:
+        try:
+            runner_end, child_end = socket.socketpair()
+            pid = os.fork()
+        except OSError as error:
+            self._control.sendall(RECORD.pack(FORK_FAILED, 0, error.errno or 0, 0))
+            return
+        if pid == 0:
+            self._be_a_child(child_end)
+        child_end.close()
+        self._alive.add(pid)
+        fds = [runner_end.fileno()]
+        try:
+            if self._pidfds:
+                fds.append(os.pidfd_open(pid))
+            socket.send_fds(self._control, [RECORD.pack(CHILD, pid, 0, 0)], fds)
+        except OSError as error:
+            _kill_group(pid)
+            self._control.sendall(RECORD.pack(FORK_FAILED, 0, error.errno or 0, 0))
+        finally:
+            runner_end.close()
+            for fd in fds[1:]:
+                os.close(fd)
+
+    def _be_a_child(self, sock: socket.socket) -> NoReturn:
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._locks.apply(sock.fileno())
+            child.serve(sock, self._prepared)
+        except BaseException:  # noqa: S110 - nothing may escape into the zygote's loop; the exit status tells
+            pass
+        os._exit(70)
+
+    def _reap(self) -> None:
+        """Takes every dead child, after an end to whatever it left in its process group."""
+        while True:
+            try:
+                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if dead is None:
+                return
+            pid = dead.si_pid
+            if pid in self._alive:
+                _kill_group(pid)
+            _, status = os.waitpid(pid, 0)
+            if pid in self._alive:
+                self._alive.discard(pid)
+                self._control.sendall(RECORD.pack(EXIT, pid, status, 0))
+            self._kill_orphans()
+
+    def _kill_orphans(self) -> None:
+        """Ends processes that a dead child had moved out of its group: as their subreaper we are their parent now."""
+        try:
+            numbers = Path("/proc/thread-self/children").read_text().split()
+        except OSError:
+            return  # not Linux, or a kernel without the list: the group is all that can be reached
+        for number in map(int, numbers):
+            if number not in self._alive:
+                with suppress(OSError):
+                    if os.getsid(number) not in self._alive:
+                        os.kill(number, signal.SIGKILL)
+
+    def _end_everybody(self) -> None:
+        for pid in self._alive:
+            _kill_group(pid)
+        self._alive.clear()
+        signal.alarm(1)  # a process that cannot be killed must not keep us
+        with suppress(ChildProcessError):
+            while True:
+                self._kill_orphans()
+                os.waitpid(-1, 0)
+
+
+def _kill_group(pid: int) -> None:
+    for kill in (os.killpg, os.kill):
+        with suppress(OSError):  # the group may not exist yet, or not any more
+            kill(pid, signal.SIGKILL)
+
+
+def _preload(names: tuple[str, ...]) -> dict[str, str]:
+    failed: dict[str, str] = {}
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            failed[name] = f"{type(error).__name__}: {error}"
+    return failed
+
+
+def _read_payload(control: socket.socket) -> bytes:
+    record = _read(control, RECORD.size)
+    if record is None:
+        os._exit(0)
+    payload = _read(control, RECORD.unpack(record)[3])
+    if payload is None:
+        os._exit(0)
+    return payload
+
+
+def _read(control: socket.socket, size: int) -> bytes | None:
+    """Exactly ``size`` bytes, or None when the runner is gone."""
+    data = b""
+    while len(data) < size:
+        try:
+            more = control.recv(size - len(data))
+        except ConnectionResetError:
+            return None
+        if not more:
+            return None
+        data += more
+    return data

@@ -1,0 +1,188 @@
+"""The root nursery: everything that runs has its place in this tree.
+
+    root nursery (run)
+    ├─ watch_signals    ├─ pool.run ── zygote process    ├─ serve_health    ├─ IdleClock.run
+    └─ link.run, one per broker ── session nursery, one connection
+         ├─ websocket reader    ├─ receive_messages (the nursery's body)    ├─ emit_offers    ├─ keep_alive
+         ├─ write_messages      └─ execute_task, one per task, each with its own CancelScope
+
+Shutdown goes from left to right: offers stop, tasks finish within the graceful timeout, results are written,
+connections close, services end. A deadline, not a flag, ends what does not end by itself.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import signal
+import string
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import trio
+
+from trio_runner.config import Config, without_secrets
+from trio_runner.errors import FatalError
+from trio_runner.executor import Executor
+from trio_runner.health import Readiness, serve_health
+from trio_runner.link import Link
+from trio_runner.log import get_logger
+from trio_runner.pool import Pool
+from trio_runner.protocol.session import OfferTerms
+from trio_runner.protocol.slots import Slots
+
+log = get_logger("supervisor")
+
+CUT_OFF_LIMIT = 2.0
+"""Seconds that are left, after the graceful timeout, to tell n8n what was cut off."""
+CUT_OFF_REASON = "The runner was stopped before this task was done"
+IDLE_SHUTDOWN_LIMIT = 3.0
+"""Seconds that an idle shutdown may take (runner-behaviour 3)."""
+_ID_ALPHABET = string.ascii_letters + string.digits
+
+
+class IdleClock:
+    """The idle auto-shutdown: a cancel scope whose deadline moves with what goes on (runner-behaviour 3)."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._scope = trio.CancelScope()
+
+    def update(self, *, busy: bool, registered: bool) -> None:
+        """Something happened: the time starts anew, or stands still while there is work or no broker."""
+        running = self._timeout > 0 and registered and not busy
+        self._scope.deadline = trio.current_time() + self._timeout if running else math.inf
+
+    async def run(self, expired: Callable[[], None]) -> None:
+        """Calls ``expired`` once, when nothing happened for the timeout."""
+        with self._scope:
+            await trio.sleep_forever()
+        if self._scope.cancelled_caught:
+            log.info("Reached idle timeout, starting shutdown...")
+            expired()
+
+
+class Runner:
+    """One runner: its slots, its pool, its links. `run` is its whole life."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        environment: dict[str, str] | None = None,
+        terms: OfferTerms | None = None,
+        spare_workers: int | None = None,
+    ) -> None:
+        self._config = config
+        self._slots = Slots(config.max_concurrency)
+        idle = config.max_concurrency if spare_workers is None else spare_workers
+        child_environment = {} if config.policy.block_env else without_secrets(environment or {})
+        self.pool = Pool(config.policy, max_payload=config.max_payload, idle=idle, environment=child_environment)
+        executor = Executor(self.pool, task_timeout=config.task_timeout, max_payload=config.max_payload)
+        self._idle_clock = IdleClock(config.auto_shutdown_timeout)
+        runner_id = config.runner_id or "".join(secrets.choice(_ID_ALPHABET) for _ in range(22))
+        self._links = [
+            Link(
+                address,
+                config,
+                runner_id=runner_id,
+                slots=self._slots,
+                executor=executor,
+                activity=self._note_activity,
+                terms=terms,
+            )
+            for address in config.brokers
+        ]
+        self._root = trio.CancelScope()
+        self._patience = trio.CancelScope()
+        self.tasks_cut_off = 0
+
+    @property
+    def slots(self) -> Slots:
+        """Capacity and what is taken of it."""
+        return self._slots
+
+    def readiness(self) -> Readiness:
+        """What `/readyz` answers: whether a task would be taken now."""
+        brokers = [link.state() for link in self._links]
+        return Readiness(
+            ready=self.pool.alive and any(broker.registered for broker in brokers),
+            brokers=brokers,
+            workers_idle=self.pool.idle,
+            workers_alive=self.pool.alive,
+            zygote_restarts=self.pool.restarts,
+            slots=self._slots.capacity,
+            tasks=self._slots.taken,
+        )
+
+    def stop(self, within: float) -> None:
+        """Starts a graceful shutdown: no more offers; what still runs after ``within`` seconds is cut off."""
+        self._patience.deadline = min(self._patience.deadline, trio.current_time() + within)
+        for link in self._links:
+            link.stop()
+
+    def stop_now(self) -> None:
+        """Ends everything at once."""
+        self._root.cancel()
+
+    async def run(self, *, handle_signals: bool = True) -> None:
+        """Runs until stopped. Raises the first `FatalError` when it cannot go on."""
+        fatal: list[FatalError] = []
+        try:
+            with self._root:
+                async with trio.open_nursery() as services:
+                    if handle_signals:
+                        await services.start(self._watch_signals)
+                    if self._config.health is not None:
+                        await services.start(serve_health, self._config.health, self.readiness)
+                    services.start_soon(self.pool.run)
+                    services.start_soon(self._idle_clock.run, partial(self.stop, IDLE_SHUTDOWN_LIMIT))
+                    await self._run_links()
+                    services.cancel_scope.cancel()
+        except* FatalError as group:
+            fatal = list(_leaves(group))
+        if fatal:
+            raise fatal[0]
+        if self._root.cancelled_caught:
+            log.warning("Stopped at once; what was running is lost")
+        log.info("Runner stopped")
+
+    async def _run_links(self) -> None:
+        """Serves all brokers until each link has ended, by itself or because the patience of a shutdown is over."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._lose_patience, nursery.cancel_scope)
+            async with trio.open_nursery() as links:
+                for link in self._links:
+                    links.start_soon(link.run)
+            nursery.cancel_scope.cancel()
+
+    async def _lose_patience(self, links: trio.CancelScope) -> None:
+        """When a shutdown's time is up: cuts off what runs, gives the word a moment to get out, then ends the links."""
+        with self._patience:
+            await trio.sleep_forever()
+        self.tasks_cut_off = sum(link.cut_off(CUT_OFF_REASON) for link in self._links)
+        log.error("Shutdown took too long: cut off %d running tasks", self.tasks_cut_off)
+        links.deadline = trio.current_time() + CUT_OFF_LIMIT
+
+    def _note_activity(self) -> None:
+        self._idle_clock.update(busy=self._slots.taken > 0, registered=any(link.registered for link in self._links))
+
+    async def _watch_signals(self, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for number in signals:
+                name = signal.Signals(number).name
+                if self._patience.deadline != math.inf:
+                    log.warning("Received %s again, stopping at once", name)
+                    self.stop_now()
+                    return
+                log.info("Received %s signal, starting shutdown...", name)
+                self.stop(self._config.graceful_shutdown_timeout)
+
+
+def _leaves(group: BaseExceptionGroup[FatalError]) -> Iterator[FatalError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
