@@ -64,10 +64,11 @@ def string_refusal(name: str) -> str:
 def field_violation(field_name: str) -> str | None:
     """The first blocked attribute or key in a field name such as ``0.a[b]``; None when there is none. Never raises."""
     try:
-        for _, key in formatter_field_name_split(field_name)[1]:
-            # a key of digits only comes as an int; quotes around a key are part of it, but nobody means them
-            if isinstance(key, str) and (name := key.strip("'\"")) in _BLOCKED:
-                return name
+        for is_attribute, key in formatter_field_name_split(field_name)[1]:
+            # Quotes belong to a key, but nobody means them. A key of digits comes as an int.
+            name = key if is_attribute else str(key).strip("'\"")
+            if name in _BLOCKED:
+                return str(name)
     except ValueError:
         pass  # no valid field name, so formatting gets no further than here either
     return None

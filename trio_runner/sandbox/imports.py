@@ -19,7 +19,7 @@ from trio_runner.sandbox.policy import ALL, Policy
 
 RUNTIME_IMPORTS: Final = frozenset(
     "_strptime _pydatetime _pydecimal _pylong _compat_pickle copyreg collections.abc linecache locale numbers time "
-    "traceback unicodedata warnings weakref".split()  # noqa: SIM905 - words, not a column
+    "traceback unicodedata warnings weakref".split()
 )
 """Modules that C code imports for itself through the calling frame's ``__import__`` (``datetime.strptime`` does).
 

@@ -14,7 +14,7 @@ ALL = "*"
 
 DEFAULT_BUILTINS_DENY = frozenset(
     "eval exec compile open input breakpoint getattr object type vars setattr delattr hasattr dir memoryview "
-    "__build_class__ globals locals license help credits copyright".split()  # noqa: SIM905 - words, not a column
+    "__build_class__ globals locals license help credits copyright".split()
 )
 """Builtins that user code does not get unless the operator says otherwise (runner-behaviour 15.1)."""
 
