@@ -15,8 +15,8 @@ VECTORS: list[dict[str, Any]] = [
 
 DELIBERATE: dict[str, str] = {
     "exec-079": "an exception without a message shows its type: n8n would show an empty error",
-    "exec-095": "a syntax error carries the user's own line, also when validation is off (the reference is one too far)",
-    "exec-096": "a syntax error carries the user's own line, also when validation is off (the reference is one too far)",
+    "exec-095": "without validation, too, a syntax error carries the user's own line (the reference is one too far)",
+    "exec-096": "without validation, too, a syntax error carries the user's own line (the reference is one too far)",
     "exec-107": "a worker that ends by its own SIGTERM was not cancelled; the signal is said instead",
     "exec-110": "what went to stderr stands below the traceback, not instead of it",
     "exec-126": "prints made before a failure arrive, also when continue-on-fail turns the failure into a result",
@@ -99,15 +99,12 @@ def _error_problems(expect: dict[str, Any], error: dict[str, Any]) -> list[str]:
     message, description = error.get("message"), error.get("description")
     if "message" in expect and message != expect["message"]:
         found.append(f"message {message!r}")
-    for part in expect.get("messageContains", []):
-        if part not in str(message):
-            found.append(f"message {message!r} lacks {part!r}")
+    found += [f"message {message!r} lacks {p!r}" for p in expect.get("messageContains", []) if p not in str(message)]
     # an empty description is the reference's "nothing more to say"; we say where it happened
     if expect.get("description") and description != expect["description"]:
         found.append(f"description {description!r}")
-    for part in expect.get("descriptionContains", []):
-        if part not in str(description):
-            found.append(f"description {description!r} lacks {part!r}")
+    parts = expect.get("descriptionContains", [])
+    found += [f"description {description!r} lacks {part!r}" for part in parts if part not in str(description)]
     if expect.get("descriptionAbsent") and description is not None:
         found.append(f"description {description!r} should be absent")
     return found
