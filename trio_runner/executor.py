@@ -103,6 +103,10 @@ class Executor:
                     outcome = self._timed_out()
         except WorkerError as error:
             outcome = Failure(message=error.message, description=error.description, kind="worker")
+        except Exception as error:
+            # a defect of ours must cost this task only
+            log.exception("Task %s met an internal error", task_id)
+            outcome = Failure(message=_INTERNAL, description=f"{type(error).__name__}: {error}", kind="worker")
         took = trio.current_time() - started
         node = (
             f'for node "{settings.node_name}" ({settings.node_id}) '
@@ -216,6 +220,7 @@ class Executor:
         return task_error(task_id, body)
 
 
+_INTERNAL = "The runner failed to run this task. This is likely an internal error."
 _VANISHED = "The worker process is gone and nobody knows why; the runner replaces its workers. Run the node again."
 _EXITED = "The program ended its own process instead of returning a result."
 _KILLED = "Most often this means that the machine or the container ran out of memory."

@@ -38,6 +38,8 @@ CUT_OFF_LIMIT = 2.0
 CUT_OFF_REASON = "The runner was stopped before this task was done"
 IDLE_SHUTDOWN_LIMIT = 3.0
 """Seconds that an idle shutdown may take (runner-behaviour 3)."""
+ENVELOPE = 1024
+"""Bytes that a message needs around a result: a frame beyond the limit would cost the whole connection."""
 _ID_ALPHABET = string.ascii_letters + string.digits
 
 
@@ -76,9 +78,14 @@ class Runner:
         self._config = config
         self._slots = Slots(config.max_concurrency)
         idle = config.max_concurrency if spare_workers is None else spare_workers
-        child_environment = {} if config.policy.block_env else without_secrets(environment or {})
-        self.pool = Pool(config.policy, max_payload=config.max_payload, idle=idle, environment=child_environment)
-        executor = Executor(self.pool, task_timeout=config.task_timeout, max_payload=config.max_payload)
+        max_result = max(1, config.max_payload - ENVELOPE)
+        self.pool = Pool(
+            config.policy,
+            max_payload=max_result,
+            idle=idle,
+            environment=_child_environment(environment or {}, blocked=config.policy.block_env),
+        )
+        executor = Executor(self.pool, task_timeout=config.task_timeout, max_payload=max_result)
         self._idle_clock = IdleClock(config.auto_shutdown_timeout)
         runner_id = config.runner_id or "".join(secrets.choice(_ID_ALPHABET) for _ in range(22))
         self._links = [
@@ -127,6 +134,12 @@ class Runner:
 
     async def run(self, *, handle_signals: bool = True) -> None:
         """Runs until stopped. Raises the first `FatalError` when it cannot go on."""
+        log.info(
+            "Up to %d tasks at a time, %ds each (n8n has a limit of its own; the shorter one counts), for %s",
+            self._config.max_concurrency,
+            self._config.task_timeout,
+            ", ".join(address.label for address in self._config.brokers),
+        )
         fatal: list[FatalError] = []
         try:
             with self._root:
@@ -178,6 +191,13 @@ class Runner:
                     return
                 log.info("Received %s signal, starting shutdown...", name)
                 self.stop(self._config.graceful_shutdown_timeout)
+
+
+def _child_environment(environment: dict[str, str], *, blocked: bool) -> dict[str, str]:
+    """What children are started with: nothing, or all but the secrets. Local time follows TZ in any case."""
+    if not blocked:
+        return without_secrets(environment)
+    return {"TZ": environment["TZ"]} if "TZ" in environment else {}
 
 
 def _leaves(group: BaseExceptionGroup[FatalError]) -> Iterator[FatalError]:

@@ -53,7 +53,7 @@ def examine(source: str, each_item: bool, policy: Policy) -> Verdict:
         )
     except SyntaxError as error:
         return Verdict(failure=Failure(message=str(error), line=error.lineno, kind="syntax"))
-    except (RecursionError, MemoryError, ValueError) as error:
+    except (RecursionError, ValueError) as error:
         return Verdict(failure=Failure(message=f"The code could not be compiled: {error}", kind="syntax"))
 
 

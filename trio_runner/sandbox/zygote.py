@@ -73,7 +73,7 @@ def main(control_fd: int) -> NoReturn:
     prepared = child.Prepared(setup.policy, setup.max_payload)
     locks = lockdown.prepare()
     if setup.policy.block_env:
-        os.environ.clear()
+        _clear_environment()
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -203,6 +203,14 @@ class Zygote:
             while True:
                 self._kill_orphans()
                 os.waitpid(-1, 0)
+
+
+def _clear_environment() -> None:
+    """Leaves user code an empty ``os.environ``. The C library keeps TZ, or strftime would fall back to UTC."""
+    timezone = os.environ.get("TZ")
+    os.environ.clear()
+    if timezone is not None:
+        os.putenv("TZ", timezone)
 
 
 def _kill_group(pid: int) -> None:
