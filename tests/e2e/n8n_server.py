@@ -312,13 +312,15 @@ class N8n:
         self.server.signal(signal.SIGKILL)
         self.server.wait(10)
 
-    def stop(self) -> None:
+    def stop(self) -> int:
+        """Ends n8n as its user would; returns the exit code, 0 when it had not been started."""
         if self._server is None:
-            return
+            return 0
         if self._server.running:
             self._server.signal(signal.SIGTERM)
-            self._server.wait(STOP_LIMIT)
+        code = self._server.wait(STOP_LIMIT)
         self._server.end()
+        return code
 
     def close(self) -> None:
         try:

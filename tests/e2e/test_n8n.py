@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from n8n_server import (
+
+from tests.e2e.n8n_server import (
     KIT,
     Admin,
     N8n,
@@ -257,7 +258,7 @@ def test_an_execution_stopped_by_its_user_frees_the_only_slot_at_once(n8n: N8n, 
     runner.wait_for("Cancelled task", timeout=5)
     answer = n8n.call("py-all", timeout=10)
     assert answer.status == 200
-    assert answer.seconds < 3
+    assert answer.seconds < 5  # not after the rest of the loop, which takes hours
     assert n8n.stored("py-spin", before)["status"] == "canceled"
     assert stopped.result(30).status != 200
 
@@ -267,23 +268,22 @@ def test_sigterm_lets_a_running_task_finish_and_ends_the_runner_with_zero(n8n: N
     call = n8n.later("py-sleep?s=2")
     runner.wait_for("Received task")
     start = time.monotonic()
-    runner.signal(signal.SIGTERM)
     assert runner.stop(10) == 0
-    assert 1 < time.monotonic() - start < 8  # as long as the task took, not as long as was allowed
+    assert 0.5 < time.monotonic() - start < 8  # as long as the task took, not as long as was allowed
     assert call.result(10).body == [{"slept": 2}]
 
 
 def test_tasks_flow_again_after_a_crash_of_n8n_without_a_restart_of_the_runner(
     n8n: N8n, start_runner: StartRunner
 ) -> None:
-    runner = start_runner(N8N_RUNNERS_MAX_CONCURRENCY="2")
-    lost = [n8n.later("py-sleep?s=50") for _ in range(2)]
+    runner = start_runner(N8N_RUNNERS_MAX_CONCURRENCY="2", N8N_RUNNERS_TASK_TIMEOUT="600")
+    lost = [n8n.later("py-sleep?s=500") for _ in range(2)]
     runner.wait_for("Received task", times=2)
     n8n.kill()
     assert [call.result(10).status for call in lost] == [0, 0]
     n8n.start()
     runner.wait_for("Registered with broker", times=2, timeout=40)
-    # both slots were taken by tasks that nobody waits for any more; they sleep on for longer than these calls may take
+    # both slots were taken by tasks that nobody waits for any more, and that would sleep on for minutes
     calls = [n8n.later("py-sleep?s=1") for _ in range(2)]
     assert [call.result(20).body for call in calls] == [[{"slept": 1}], [{"slept": 1}]]
     assert runner.running
@@ -300,6 +300,7 @@ def test_a_drain_lets_tasks_finish_then_the_own_token_reconnects_and_the_grant_t
     once.wait_for("Received task")
     n8n.server.signal(signal.SIGTERM)
     assert [(c.result(30).status, c.result().body) for c in calls] == [(200, [{"slept": 3}])] * 2
+    # n8n waits until every connection is closed; a socket left half-closed makes it give up after 30 s with code 1
     assert n8n.server.wait(40) == 0
     assert once.wait(10) == 0  # its token is used up: whoever started it has to give it a new one
     n8n.start()
@@ -342,7 +343,7 @@ def test_n8n_starts_this_runner_itself_in_internal_mode_and_starts_it_again_when
         second = internal_runner(server)
         assert second != first
         tree = server.server.tree()
-        server.stop()
+        assert server.stop() == 0
         eventually(lambda: not alive(tree), "everything n8n started to be gone", timeout=10)
     finally:
         print(f"--- n8n's log\n{tail(server.log, 60)}")
