@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
 import h11
@@ -20,6 +21,8 @@ from trio_runner.errors import BrokerUnreachableError, StartError
 REQUEST_LIMIT = 10.0
 """Seconds that one exchange may take."""
 MAX_BODY = 65_536
+MAX_CONNECTIONS = 128
+"""Exchanges at the same time; who comes on top is turned away, for the workers need descriptors too."""
 _READ = 4096
 
 
@@ -72,33 +75,48 @@ async def serve(
     except OSError as error:
         reason = "already in use" if error.errno == errno.EADDRINUSE else f"not available: {error}"
         raise StartError(f"Port {port} is {reason}") from error
-    task_status_port = listeners[0].socket.getsockname()[1]
+    places = trio.Semaphore(MAX_CONNECTIONS)
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(trio.serve_listeners, partial(_converse, handler, upgrade), listeners))
-        task_status.started(task_status_port)
+        await nursery.start(partial(trio.serve_listeners, partial(_converse, handler, upgrade, places), listeners))
+        task_status.started(listeners[0].socket.getsockname()[1])
 
 
-async def _converse(handler: Handler, upgrade: Upgrade | None, stream: trio.SocketStream) -> None:
+async def _converse(
+    handler: Handler, upgrade: Upgrade | None, places: trio.Semaphore, stream: trio.SocketStream
+) -> None:
     """One connection. Whatever a client does ends its own connection only."""
-    try:
-        async with stream:
-            with trio.move_on_after(REQUEST_LIMIT):
-                request = await _read_request(stream)
-                if request is None:
-                    return
-                wants_upgrade = (request.header("upgrade") or "").lower() == "websocket"
-                if not (wants_upgrade and upgrade is not None):
-                    await _answer(stream, await handler(request))
-                    return
-            if request is not None and wants_upgrade and upgrade is not None:
+    async with stream:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            request = await _exchange_one(handler, places, stream, may_upgrade=upgrade is not None)
+            if request is not None and upgrade is not None:
                 refusal = await upgrade(request, stream)
                 if refusal is not None:
                     with trio.move_on_after(REQUEST_LIMIT):
                         await _answer(stream, refusal)
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        return
-    except h11.RemoteProtocolError:
-        return
+
+
+async def _exchange_one(
+    handler: Handler, places: trio.Semaphore, stream: trio.SocketStream, *, may_upgrade: bool
+) -> Request | None:
+    """Reads one request and answers it. One that asks to become a WebSocket is returned instead, if it may."""
+    try:
+        places.acquire_nowait()
+    except trio.WouldBlock:
+        return None
+    try:
+        with trio.move_on_after(REQUEST_LIMIT):
+            try:
+                request = await _read_request(stream)
+            except h11.RemoteProtocolError as error:
+                await _answer(stream, Response(error.error_status_hint))
+                return None
+            if request is not None:
+                if may_upgrade and (request.header("upgrade") or "").lower() == "websocket":
+                    return request
+                await _answer(stream, await handler(request), with_body=request.method != "HEAD")
+        return None
+    finally:
+        places.release()
 
 
 async def _read_request(stream: trio.abc.ReceiveStream) -> Request | None:
@@ -124,7 +142,7 @@ async def _read_request(stream: trio.abc.ReceiveStream) -> Request | None:
             return None
 
 
-async def _answer(stream: trio.abc.Stream, response: Response) -> None:
+async def _answer(stream: trio.abc.Stream, response: Response, *, with_body: bool = True) -> None:
     connection = h11.Connection(h11.SERVER)
     headers = [
         ("Content-Type", response.content_type),
@@ -132,7 +150,7 @@ async def _answer(stream: trio.abc.Stream, response: Response) -> None:
         ("Connection", "close"),
     ]
     data = connection.send(h11.Response(status_code=response.status, headers=headers))
-    await stream.send_all((data or b"") + response.body)
+    await stream.send_all((data or b"") + (response.body if with_body else b""))
 
 
 class Replay(trio.abc.Stream):
@@ -164,24 +182,45 @@ class Replay(trio.abc.Stream):
         await self._stream.aclose()
 
 
-async def post_json(host: str, port: int, path: str, payload: bytes, *, secure: bool, limit: float = 10.0) -> Response:
-    """One POST with a JSON body. Raises `BrokerUnreachableError` for anything but an HTTP answer within ``limit``."""
-    where = f"{host}:{port}"
+async def open_stream(host: str, port: int, *, secure: bool, limit: float = 10.0) -> trio.abc.Stream:
+    """A connection, with TLS if ``secure``. Raises `BrokerUnreachableError` with the reason in words."""
+    where = host_and_port(host, port)
     try:
         with trio.fail_after(limit):
-            stream: trio.abc.Stream = await trio.open_tcp_stream(host, port)
-            if secure:
-                stream = trio.SSLStream(
-                    stream, ssl.create_default_context(), server_hostname=host, https_compatible=True
-                )
-            async with stream:
+            plain = await trio.open_tcp_stream(host, port)
+            if not secure:
+                return plain
+            stream = trio.SSLStream(plain, ssl.create_default_context(), server_hostname=host, https_compatible=True)
+            try:
+                await stream.do_handshake()
+            except BaseException:
+                await trio.aclose_forcefully(plain)
+                raise
+            return stream
+    except trio.TooSlowError:
+        raise BrokerUnreachableError(f"{where} did not answer within {limit:g}s") from None
+    except (OSError, trio.BrokenResourceError, UnicodeError) as error:
+        raise BrokerUnreachableError(_reason(error, where)) from error
+
+
+async def post_json(host: str, port: int, path: str, payload: bytes, *, secure: bool, limit: float = 10.0) -> Response:
+    """One POST with a JSON body. Raises `BrokerUnreachableError` for anything but an HTTP answer within ``limit``."""
+    where = host_and_port(host, port)
+    try:
+        with trio.fail_after(limit):
+            async with await open_stream(host, port, secure=secure, limit=limit) as stream:
                 return await _exchange(stream, where, path, payload)
     except trio.TooSlowError:
         raise BrokerUnreachableError(f"{where} did not answer within {limit:g}s") from None
-    except (OSError, trio.BrokenResourceError, ssl.SSLError) as error:
+    except trio.BrokenResourceError as error:
         raise BrokerUnreachableError(_reason(error, where)) from error
     except h11.RemoteProtocolError as error:
         raise BrokerUnreachableError(f"{where} does not speak HTTP: {error}") from error
+
+
+def host_and_port(host: str, port: int) -> str:
+    """As in a Host header: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def _exchange(stream: trio.abc.Stream, host: str, path: str, payload: bytes) -> Response:
@@ -213,9 +252,14 @@ async def _exchange(stream: trio.abc.Stream, host: str, path: str, payload: byte
             raise h11.RemoteProtocolError("the connection closed in the middle of the answer")
 
 
-def _reason(error: BaseException, where: str) -> str:
-    """A connect error in words; trio collects one error per address in a group."""
-    cause = error.__cause__ if isinstance(error.__cause__, BaseExceptionGroup) else None
-    texts = sorted({str(inner) for inner in cause.exceptions}) if cause is not None else [str(error)]
-    text = "; ".join(texts) or type(error).__name__
+def _reason(error: Exception, where: str) -> str:
+    """A connect error in words. The reason stands in the cause: trio collects one error per address in a group."""
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLError):
+        detail = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause.reason
+        return f"{where}: TLS failed: {detail or cause}. n8n's broker itself has no TLS; a proxy in front may"
+    if isinstance(error, UnicodeError):
+        return f"{where}: that is no host name"
+    causes = cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause or error,)
+    text = "; ".join(sorted({str(one) for one in causes} - {""})) or "the connection broke off"
     return text if where in text else f"{where}: {text}"
