@@ -25,8 +25,8 @@ import trio
 from trio_runner.errors import StartError, WorkerError
 from trio_runner.log import get_logger
 from trio_runner.protocol.backoff import full_jitter
-from trio_runner.sandbox import zygote
-from trio_runner.sandbox.policy import Policy
+from trio_runner.sandbox import records
+from trio_runner.sandbox.policy import Confinement, Policy
 
 log = get_logger("pool")
 
@@ -95,16 +95,25 @@ class _Killer:
 
     def kill(self, pid: int) -> None:
         with suppress(OSError):
-            self._control.send(zygote.RECORD.pack(zygote.KILL, pid, 0, 0))
+            self._control.send(records.RECORD.pack(records.KILL, pid, 0, 0))
 
 
 class Pool:
     """Idle children, as many as asked for, and a zygote that makes more."""
 
     def __init__(
-        self, policy: Policy, *, max_payload: int, idle: int, environment: Mapping[str, str] | None = None
+        self,
+        policy: Policy,
+        *,
+        max_payload: int,
+        idle: int,
+        environment: Mapping[str, str] | None = None,
+        confinement: Confinement | None = None,
+        portable: bool = False,
     ) -> None:
-        self._setup = zygote.Setup(policy, max_payload, zygote.preload_list(policy))
+        self._setup = records.Setup(
+            policy, confinement or Confinement(), max_payload, records.preload_list(policy), portable
+        )
         self._environment = {**(environment or {}), **_THREADS_OFF}
         self._idle_target = idle
         self._idle: deque[Worker] = deque()
@@ -115,7 +124,7 @@ class Pool:
         self._arrival = trio.Event()
         self._control: socket.socket | None = None
         self.restarts = 0
-        self.report: zygote.Report | None = None
+        self.report: records.Report | None = None
 
     @property
     def idle(self) -> int:
@@ -186,7 +195,7 @@ class Pool:
         if wanted <= 0 or self._control is None:
             return
         try:
-            self._control.send(zygote.RECORD.pack(zygote.FORK, wanted, 0, 0))
+            self._control.send(records.RECORD.pack(records.FORK, wanted, 0, 0))
         except OSError:
             return  # dead or not reading: `_listen` notices and replaces it
         if self._requested == 0:
@@ -203,7 +212,7 @@ class Pool:
             try:
                 setup = msgspec.msgpack.encode(self._setup)
                 with trio.move_on_after(START_LIMIT) as limit:
-                    await _send_all(control, zygote.RECORD.pack(0, 0, 0, len(setup)) + setup)
+                    await _send_all(control, records.RECORD.pack(0, 0, 0, len(setup)) + setup)
                     self.report = await _read_report(control)
                 if limit.cancelled_caught:
                     raise StartError(f"The zygote was not ready within {START_LIMIT:.0f} seconds")
@@ -232,11 +241,11 @@ class Pool:
             if received is None:
                 return
             kind, pid, status, _, fds = received
-            if kind == zygote.CHILD:
+            if kind == records.CHILD:
                 self._add(pid, fds)
-            elif kind == zygote.EXIT:
+            elif kind == records.EXIT:
                 self._note_exit(pid, status)
-            elif kind == zygote.FORK_FAILED:
+            elif kind == records.FORK_FAILED:
                 self._requested = max(0, self._requested - 1)
                 log.error("The zygote could not fork: %s", os.strerror(status))
                 await trio.sleep(0.2)
@@ -320,10 +329,10 @@ async def _read_record(control: trio.socket.SocketType) -> tuple[int, int, int, 
     """One record as (kind, pid, status, payload length, descriptors), or None at the end of the stream."""
     data = b""
     fds: list[int] = []
-    while len(data) < zygote.RECORD.size:
+    while len(data) < records.RECORD.size:
         try:
             more, ancillary, _, _ = await control.recvmsg(
-                zygote.RECORD.size - len(data), socket.CMSG_SPACE(2 * _INT), _CLOEXEC
+                records.RECORD.size - len(data), socket.CMSG_SPACE(2 * _INT), _CLOEXEC
             )
         except ConnectionResetError:
             more = b""
@@ -336,13 +345,13 @@ async def _read_record(control: trio.socket.SocketType) -> tuple[int, int, int, 
         for level, kind, payload in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds += memoryview(payload[: len(payload) - len(payload) % _INT]).cast("i").tolist()
-    kind, pid, status, length = zygote.RECORD.unpack(data)
+    kind, pid, status, length = records.RECORD.unpack(data)
     return kind, pid, status, length, fds
 
 
-async def _read_report(control: trio.socket.SocketType) -> zygote.Report:
+async def _read_report(control: trio.socket.SocketType) -> records.Report:
     record = await _read_record(control)
-    if record is None or record[0] != zygote.READY:
+    if record is None or record[0] != records.READY:
         raise StartError("The zygote ended before it was ready; its own error stands above")
     payload = b""
     while len(payload) < record[3]:
@@ -350,4 +359,4 @@ async def _read_report(control: trio.socket.SocketType) -> zygote.Report:
         if not more:
             raise StartError("The zygote ended before it was ready")
         payload += more
-    return msgspec.msgpack.decode(payload, type=zygote.Report)
+    return msgspec.msgpack.decode(payload, type=records.Report)

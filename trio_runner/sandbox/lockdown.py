@@ -1,61 +1,213 @@
-"""What a child does to itself before it is given anything.
+"""What a child does to itself before it is given anything: every layer between user code and the machine.
 
-The portable part (a session of its own, no inherited files) works everywhere; the rest are Linux calls that are
-prepared once in the zygote. `prepare` says what is possible here; a child only calls what was prepared.
+`prepare` runs once in the zygote and builds all that can be built ahead; `Lockdown.apply` is what each child calls
+while it is idle, so that a task pays nothing. The order is not free: files are opened before Landlock, the uid is
+dropped before the parent-death signal (a change of uid clears it), seccomp comes last because it forbids the calls
+above it. Whether the layers hold is not concluded here; `probe` tries.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import struct
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
-import msgspec
+from trio_runner.sandbox import landlock, seccomp
+from trio_runner.sandbox.policy import Confinement
 
 _PR_SET_PDEATHSIG: Final = 1
-_PR_SET_NO_NEW_PRIVS: Final = 38
+_PR_SET_DUMPABLE: Final = 4
+_PR_SET_SECCOMP: Final = 22
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_SECCOMP_MODE_FILTER: Final = 2
+_CAPSET: Final = {"x86_64": 126, "aarch64": 91}
+_CAPABILITY_VERSION_3: Final = 0x20080522
 _MAX_FD: Final = 2**31 - 1
+_NOBODY: Final = 65534
+_OPEN_FILES: Final = 256
+
+Prctl = Callable[[int, int, int, int, int], int]
 
 
-class Lockdown(msgspec.Struct, frozen=True):
-    """The prepared calls. ``layers`` names what holds, for the log."""
+class Lockdown:
+    """The prepared layers. Attributes that are None or False are layers that are off or cannot be had."""
 
-    layers: tuple[str, ...]
-    prctl: Callable[[int, int, int, int, int], int] | None
-    zygote_pid: int
-    null_fd: int
+    def __init__(self, confinement: Confinement, *, portable: bool) -> None:
+        self.confinement = confinement
+        self.zygote_pid = os.getpid()
+        self.null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self.prctl = None if portable or sys.platform != "linux" else _load_prctl()
+        self.ruleset: int | None = None
+        self.filter: seccomp.Loader | None = None
+        self.sealed = False
+        self.drop_uid = False
+        self.drop_capabilities: Callable[[], None] | None = None
+        self.limits: tuple[tuple[int, int], ...] = ()
+        self.missing: dict[str, str] = {}
+
+    @property
+    def confines(self) -> bool:
+        """Whether the kernel confines children at all."""
+        return self.prctl is not None and self.confinement.mode != "off"
 
     def apply(self, keep_fd: int) -> None:
-        """Confines the calling process, for good. Only ``keep_fd`` stays open."""
+        """Confines the calling process, for good. Only ``keep_fd`` stays open.
+
+        Raises OSError when a layer that was prepared cannot be had: the process must then not run anything.
+        """
         os.setsid()
-        if self.prctl is not None:
-            self.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != self.zygote_pid:
-                os._exit(0)  # the zygote died between the fork and the call above: nobody would ever end us
-            self.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         for fd in (0, 1, 2):
             os.dup2(self.null_fd, fd)
+        if self.prctl is None:
+            self._close_files(keep_fd)
+            return
+        if self.confines:
+            self._confine_credentials()
+        self.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != self.zygote_pid:
+            os._exit(0)  # the zygote died between the fork and the call above: nobody would ever end us
+        self.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        if self.confines:
+            if self.ruleset is not None:
+                landlock.restrict_self(self.ruleset)
+            self.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+        self._close_files(keep_fd)
+        if self.confines and self.filter is not None:
+            self.filter.patch(os.getpid())
+            if self.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, self.filter.address, 0, 0) != 0:
+                raise OSError("the seccomp filter was refused")
+
+    def _confine_credentials(self) -> None:
+        import resource
+
+        _be_first_for_the_memory_killer()
+        if self.drop_uid:
+            os.setgroups([])
+            os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+        elif self.drop_capabilities is not None:
+            self.drop_capabilities()
+        for limit, value in self.limits:
+            resource.setrlimit(limit, (value, value))
+
+    @staticmethod
+    def _close_files(keep_fd: int) -> None:
         os.closerange(3, keep_fd)
         os.closerange(keep_fd + 1, _MAX_FD)
 
 
-def prepare() -> Lockdown:
-    """Looks once, in the zygote, at what this platform offers. Must run before the first fork."""
-    null_fd = os.open(os.devnull, os.O_RDWR)
-    layers = ["own session", "no inherited files"]
-    prctl = _prctl() if sys.platform == "linux" else None
-    if prctl is not None:
-        # orphans of a child come to the zygote, which ends them, instead of living on under init
-        prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        layers += ["dies with its parent", "no new privileges"]
-    return Lockdown(tuple(layers), prctl, os.getpid(), null_fd)
+def prepare(confinement: Confinement, *, portable: bool = False) -> Lockdown:
+    """Looks once, in the zygote, at what this machine offers: after the preloading, before the first fork."""
+    locks = Lockdown(confinement, portable=portable)
+    if locks.prctl is None:
+        return locks
+    # orphans of a child come to the zygote, which ends them, instead of living on under init
+    locks.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    locks.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if not locks.confines:
+        return locks
+    locks.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    _prepare_landlock(locks)
+    locks.sealed = locks.ruleset is None
+    if seccomp.supported():
+        network = confinement.mode == "network"
+        opens = not locks.sealed
+        locks.filter = seccomp.Loader(seccomp.build(network=network, opens=opens, writes=bool(confinement.write)))
+    else:
+        locks.missing["seccomp"] = f"the system calls of {os.uname().machine} are not known"
+    locks.limits = _limits(confinement)
+    _prepare_credentials(locks)
+    return locks
 
 
-def _prctl() -> Callable[[int, int, int, int, int], int] | None:
+def readable_by_default(mode: str) -> tuple[str, ...]:
+    """What lazy imports need, and in ``network`` what name resolution and TLS need."""
+    places = {sys.prefix, sys.base_prefix, sys.exec_prefix, *(path for path in sys.path if path)}
+    system = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/etc/localtime"]
+    system += ["/etc/ld.so.cache", "/dev/null", "/dev/urandom"]
+    if mode == "network":
+        system += ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf"]
+        system += ["/etc/services", "/etc/protocols", "/etc/ssl", "/etc/pki", "/usr/share/ca-certificates"]
+        system += ["/usr/local/share/ca-certificates", "/run/systemd/resolve"]
+    return (*sorted(places - {"/"}), *system)
+
+
+def _prepare_landlock(locks: Lockdown) -> None:
+    confinement = locks.confinement
+    grants = landlock.Grants(
+        read=(*readable_by_default(confinement.mode), *confinement.read, *confinement.write),
+        write=confinement.write,
+        connect_ports=confinement.connect_ports if confinement.mode == "network" else (),
+    )
+    try:
+        locks.ruleset = landlock.make_ruleset(grants)
+    except OSError as error:
+        locks.missing["landlock"] = os.strerror(error.errno or 0)
+
+
+def _prepare_credentials(locks: Lockdown) -> None:
+    if os.geteuid() != 0:
+        locks.missing["uid"] = "the runner is not root, so its children are not either"
+        locks.missing["capabilities"] = "the runner has none to drop"
+        return
+    prefix_is_open = all(_open_to_all(Path(path)) for path in sys.path if path and Path(path).exists())
+    if prefix_is_open:
+        locks.drop_uid = True
+    else:
+        locks.missing["uid"] = "the Python installation is readable for root only"
+        locks.drop_capabilities = _capability_dropper()
+
+
+def _open_to_all(path: Path) -> bool:
+    """Whether nobody could read it: the folder and every folder above it."""
+    return all(folder.stat().st_mode & 0o001 for folder in (path.resolve(), *path.resolve().parents) if folder.is_dir())
+
+
+def _limits(confinement: Confinement) -> tuple[tuple[int, int], ...]:
+    import resource
+
+    limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, _OPEN_FILES), (resource.RLIMIT_MEMLOCK, 0)]
+    limits += [(resource.RLIMIT_MSGQUEUE, 0)]
+    if not confinement.write:
+        limits.append((resource.RLIMIT_FSIZE, 0))
+    if confinement.cpu:
+        limits.append((resource.RLIMIT_CPU, confinement.cpu))
+    if confinement.memory:
+        limits.append((resource.RLIMIT_DATA, confinement.memory + _own_data()))
+    return tuple((limit, min(value, _hard(limit))) for limit, value in limits)
+
+
+def _hard(limit: int) -> int:
+    import resource
+
+    hard = resource.getrlimit(limit)[1]
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
+
+
+def _own_data() -> int:
+    """Bytes of data that the zygote has already: they are not the task's."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _be_first_for_the_memory_killer() -> None:
+    with suppress(OSError):
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"1000")
+        finally:
+            os.close(fd)
+
+
+def _load_prctl() -> Prctl | None:
     try:
         import ctypes
 
@@ -65,3 +217,19 @@ def _prctl() -> Callable[[int, int, int, int, int], int] | None:
     except (ImportError, OSError, AttributeError):  # no libffi, or a libc without prctl
         return None
     return call
+
+
+def _capability_dropper() -> Callable[[], None]:
+    """For a root whose uid cannot be dropped: root without capabilities is just the owner of root's files."""
+    import ctypes
+
+    number = _CAPSET.get(os.uname().machine)
+    header = ctypes.create_string_buffer(struct.pack("<Ii", _CAPABILITY_VERSION_3, 0))
+    nothing = ctypes.create_string_buffer(24)
+    library = ctypes.CDLL(None, use_errno=True)
+
+    def drop() -> None:
+        if number is None or library.syscall(number, header, nothing) != 0:
+            raise OSError(ctypes.get_errno(), "capabilities could not be dropped")
+
+    return drop

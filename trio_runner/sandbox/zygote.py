@@ -13,56 +13,15 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import msgspec
 
-from trio_runner.sandbox import child, lockdown
-from trio_runner.sandbox.policy import ALL, Policy
-
-RECORD: Final = struct.Struct("<BiiI")
-# runner to zygote
-FORK: Final = 1  # pid: how many
-KILL: Final = 2  # pid: which
-# zygote to runner
-READY: Final = 16  # payload: Report
-CHILD: Final = 17  # pid, with the task socket and, on Linux, a pidfd
-EXIT: Final = 18  # pid, wait status
-FORK_FAILED: Final = 19  # status: errno
-
-
-class Setup(msgspec.Struct, frozen=True):
-    """What the runner tells the zygote first."""
-
-    policy: Policy
-    max_payload: int
-    preload: tuple[str, ...]
-
-
-class Report(msgspec.Struct, frozen=True):
-    """What the zygote has found."""
-
-    pid: int
-    layers: tuple[str, ...]
-    pidfds: bool
-    not_preloaded: dict[str, str]
-
-
-NOT_WORTH_PRELOADING: Final = frozenset({"antigravity", "this", "idlelib", "turtle", "turtledemo", "tkinter", "test"})
-"""Standard modules that do something when they are imported, or need a display."""
-
-ALWAYS_PRELOADED: Final = ("_strptime", "encodings.idna", "datetime", "decimal", "json", "re", "unicodedata")
-"""Loaded by the language behind the author's back (strptime, idna, big integers); after the fork it would cost time."""
-
-
-def preload_list(policy: Policy) -> tuple[str, ...]:
-    """What is worth importing before the fork: what the operator allows by name."""
-    named = (policy.stdlib_allow | policy.external_allow) - {ALL}
-    return (*ALWAYS_PRELOADED, *sorted(name for name in named if name not in NOT_WORTH_PRELOADING))
+from trio_runner.sandbox import child, lockdown, probe
+from trio_runner.sandbox.records import CHILD, EXIT, FORK, FORK_FAILED, KILL, READY, RECORD, Report, Setup
 
 
 def main(control_fd: int) -> NoReturn:
@@ -71,14 +30,15 @@ def main(control_fd: int) -> NoReturn:
     setup = msgspec.msgpack.decode(_read_payload(control), type=Setup)
     not_preloaded = _preload(setup.preload)
     prepared = child.Prepared(setup.policy, setup.max_payload)
-    locks = lockdown.prepare()
+    locks = lockdown.prepare(setup.confinement, portable=setup.portable)
     if setup.policy.block_env:
         _clear_environment()
     gc.collect()
     gc.freeze()
     gc.disable()
-    pidfds = hasattr(os, "pidfd_open") and sys.platform == "linux"
-    report = Report(os.getpid(), locks.layers, pidfds, not_preloaded)
+    layers = probe.probe(locks, block_env=setup.policy.block_env)
+    pidfds = hasattr(os, "pidfd_open") and sys.platform == "linux" and not setup.portable
+    report = Report(os.getpid(), tuple(layers), locks.sealed, pidfds, not_preloaded)
     payload = msgspec.msgpack.encode(report)
     control.sendall(RECORD.pack(READY, 0, 0, len(payload)) + payload)
     Zygote(control, prepared, locks, pidfds=pidfds).run()

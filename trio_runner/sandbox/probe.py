@@ -1,0 +1,194 @@
+"""Which layers hold: a throw-away child is confined like any other and tries what is forbidden.
+
+The report rests on what was refused, and on what the kernel says of the child from outside, not on which calls were
+made.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NoReturn
+
+import msgspec
+
+from trio_runner.sandbox import landlock
+from trio_runner.sandbox.lockdown import Lockdown
+from trio_runner.sandbox.records import ACTIVE, LAYERS, OFF, UNAVAILABLE, Layer
+
+_LIMIT: Final = 10.0
+_NOT_LINUX: Final = "this platform has no such thing, or the portable mode is on"
+
+
+class _Attempts(msgspec.Struct):
+    """What the child found out about itself; texts are what went wrong, empty is as it should be."""
+
+    own_session: bool
+    open_files: list[int]
+    environment: list[str]
+    dumpable: bool
+    read_file: str
+    write_file: str
+    connect: str
+    signal: str
+    fork: str
+
+
+def probe(locks: Lockdown, *, block_env: bool) -> list[Layer]:
+    """Forks the throw-away child and reports all layers. Must run in the zygote, after `lockdown.prepare`."""
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _be_the_probe(locks, theirs)
+    theirs.close()
+    ours.settimeout(_LIMIT)
+    found: _Attempts | None = None
+    status: dict[str, str] = {}
+    with ours, suppress(OSError, msgspec.MsgspecError):
+        found = msgspec.msgpack.decode(ours.recv(65536), type=_Attempts)
+        status = _status_of(pid)
+        ours.sendall(b".")
+    _, code = os.waitpid(pid, 0)
+    if found is None:
+        return [Layer(name, UNAVAILABLE, f"the probe failed with status {code}") for name in LAYERS]
+    return _conclude(locks, found, status, block_env=block_env)
+
+
+def _be_the_probe(locks: Lockdown, sock: socket.socket) -> NoReturn:
+    try:
+        locks.apply(sock.fileno())
+        sock.sendall(msgspec.msgpack.encode(_try_everything(locks, sock.fileno())))
+        sock.recv(1)
+        os._exit(0)
+    except BaseException:
+        os._exit(71)
+
+
+def _try_everything(locks: Lockdown, own_fd: int) -> _Attempts:
+    return _Attempts(
+        own_session=os.getsid(0) == os.getpid(),
+        open_files=[fd for fd in range(3, 64) if fd != own_fd and _is_open(fd)],
+        environment=list(os.environ),
+        dumpable=locks.prctl is None or locks.prctl(3, 0, 0, 0, 0) != 0,
+        read_file=_refusal(_open_forbidden(locks)),
+        write_file=_refusal(_write_forbidden(locks)),
+        connect=_refusal(_connect_forbidden),
+        signal=_refusal(lambda: os.kill(locks.zygote_pid, 0)),
+        fork=_refusal(_fork),
+    )
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _refusal(action: Callable[[], object]) -> str:
+    """The errno's name with which the kernel refused, or nothing when it did not."""
+    try:
+        action()
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, "?")
+    return ""
+
+
+def _outside(candidates: tuple[str, ...], granted: tuple[str, ...]) -> Path | None:
+    """The first candidate that no grant covers."""
+    for path in map(Path, candidates):
+        if not any(path.is_relative_to(grant) for grant in granted):
+            return path
+    return None
+
+
+def _open_forbidden(locks: Lockdown) -> Callable[[], object]:
+    """Opens a file that everybody may read, outside of what is granted."""
+    granted = (*locks.confinement.read, *locks.confinement.write)
+    target = _outside(("/etc/passwd", "/proc/version", "/proc/cpuinfo"), granted) or Path("/proc/1/status")
+    return lambda: os.close(os.open(target, os.O_RDONLY))
+
+
+def _write_forbidden(locks: Lockdown) -> Callable[[], object]:
+    """Makes a file where everybody may, outside of what is granted."""
+    folder = _outside(("/tmp", "/var/tmp", "/dev/shm"), locks.confinement.write)  # noqa: S108 - meant to be refused
+
+    def attempt() -> None:
+        if folder is None:
+            raise OSError(errno.EACCES, "everything is granted")
+        path = folder / f".trio-runner-probe-{os.getpid()}"
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        path.unlink()
+
+    return attempt
+
+
+def _connect_forbidden() -> None:
+    with socket.socket() as sock:
+        sock.settimeout(0.2)
+        sock.connect(("127.0.0.1", 1))  # nobody listens: what counts is who refuses
+
+
+def _fork() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def _status_of(pid: int) -> dict[str, str]:
+    """``/proc/<pid>/status``, from outside the child."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+def _conclude(locks: Lockdown, found: _Attempts, status: dict[str, str], *, block_env: bool) -> list[Layer]:
+    mode = locks.confinement.mode
+    network = mode == "network"
+    checks: dict[str, tuple[bool, str]] = {
+        "session": (found.own_session, ""),
+        "closed-files": (not found.open_files, f"open: {found.open_files}" if found.open_files else ""),
+        "empty-environment": (not found.environment, "" if block_env else "N8N_BLOCK_RUNNER_ENV_ACCESS is false"),
+        "parent-death-signal": (locks.prctl is not None, ""),
+        "no-new-privileges": (status.get("NoNewPrivs") == "1", ""),
+        "not-dumpable": (not found.dumpable, ""),
+        "limits": (bool(locks.limits), ""),
+        "landlock-files": (
+            locks.ruleset is not None and bool(found.read_file) and bool(found.write_file),
+            f"ABI {landlock.abi()}",
+        ),
+        "landlock-network": (network and locks.ruleset is not None and found.connect == "EACCES", ""),
+        "landlock-signals": (locks.ruleset is not None and landlock.abi() >= 6 and bool(found.signal), ""),
+        "seccomp": (
+            status.get("Seccomp") == "2" and bool(found.fork),
+            "sealed: no file can be opened" if locks.sealed else "",
+        ),
+        "capabilities": (int(status.get("CapEff", "1"), 16) == 0, ""),
+        "uid": (status.get("Uid", "0").split("\t")[0] != "0", ""),
+    }
+    return [_layer(locks, name, *checks[name], network=network) for name in LAYERS]
+
+
+def _layer(locks: Lockdown, name: str, holds: bool, detail: str, *, network: bool) -> Layer:
+    if holds:
+        return Layer(name, ACTIVE, detail)
+    if name == "landlock-network" and locks.confines and not network:
+        return Layer(name, OFF, "not needed: no sockets at all")
+    if name == "empty-environment" and detail:
+        return Layer(name, OFF, detail)
+    if locks.prctl is None or sys.platform != "linux":
+        return Layer(name, UNAVAILABLE, _NOT_LINUX)
+    if not locks.confines:
+        return Layer(name, OFF, "N8N_RUNNERS_SANDBOX is off")
+    family = "landlock" if name.startswith("landlock") else name
+    return Layer(name, UNAVAILABLE, locks.missing.get(family, detail or "the probe could do what it forbids"))

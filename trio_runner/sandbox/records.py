@@ -1,0 +1,76 @@
+"""What the runner and the zygote say to each other: records on a stream socket, and the structs inside them.
+
+Kept apart from the zygote, so that the runner does not load what only its children need.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+import msgspec
+
+from trio_runner.sandbox.policy import ALL, Confinement, Policy
+
+ACTIVE: Final = "active"
+OFF: Final = "off"
+UNAVAILABLE: Final = "unavailable"
+
+LAYERS: Final = (
+    "session", "closed-files", "empty-environment", "parent-death-signal", "no-new-privileges", "not-dumpable",
+    "limits", "landlock-files", "landlock-network", "landlock-signals", "seccomp", "capabilities", "uid",
+)  # fmt: skip
+"""Every layer by the name that N8N_RUNNERS_SANDBOX_REQUIRE takes, in the order in which they are reported."""
+
+
+class Layer(msgspec.Struct, frozen=True):
+    """One layer of the confinement: ``active``, ``off`` (by choice, or not needed) or ``unavailable``, and why."""
+
+    name: str
+    status: str
+    detail: str = ""
+
+
+RECORD: Final = struct.Struct("<BiiI")
+# runner to zygote
+FORK: Final = 1  # pid: how many
+KILL: Final = 2  # pid: which
+# zygote to runner
+READY: Final = 16  # payload: Report
+CHILD: Final = 17  # pid, with the task socket and, on Linux, a pidfd
+EXIT: Final = 18  # pid, wait status
+FORK_FAILED: Final = 19  # status: errno
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """What the runner tells the zygote first."""
+
+    policy: Policy
+    confinement: Confinement
+    max_payload: int
+    preload: tuple[str, ...]
+    portable: bool = False
+    """Only what every POSIX system has, as on macOS: no pidfds, no parent-death signal, no confinement."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What the zygote has found."""
+
+    pid: int
+    layers: tuple[Layer, ...]
+    sealed: bool
+    pidfds: bool
+    not_preloaded: dict[str, str]
+
+
+NOT_WORTH_PRELOADING: Final = frozenset({"antigravity", "this", "idlelib", "turtle", "turtledemo", "tkinter", "test"})
+"""Standard modules that do something when they are imported, or need a display."""
+
+ALWAYS_PRELOADED: Final = ("_strptime", "encodings.idna", "datetime", "decimal", "json", "re", "unicodedata")
+"""Loaded by the language behind the author's back (strptime, idna, big integers); after the fork it would cost time."""
+
+
+def preload_list(policy: Policy) -> tuple[str, ...]:
+    """What is worth importing before the fork: what the operator allows by name."""
+    named = (policy.stdlib_allow | policy.external_allow) - {ALL}
+    return (*ALWAYS_PRELOADED, *sorted(name for name in named if name not in NOT_WORTH_PRELOADING))
