@@ -202,8 +202,6 @@ class _Inspection:
             self.check_text(node, node.value)
 
     def addition(self, node: ast.BinOp) -> None:
-        if type(node.op) is not ast.Add:
-            return
         if node not in self.literal:
             self._find_literals(node)
         if not self.literal[node]:

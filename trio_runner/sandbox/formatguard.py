@@ -12,7 +12,6 @@ replaced by user code: that one makes up its own fields. The kernel, not this mo
 from __future__ import annotations
 
 import ast
-import re
 from _string import (  # type: ignore[import-not-found]  # what string.Formatter itself is made of
     formatter_field_name_split,
     formatter_parser,
@@ -41,13 +40,11 @@ BLOCKED_ATTRIBUTES: Final = frozenset(
     __import__ __mro__ __init_subclass__ __getattr__ __setattr__ __delattr__ __self__ __func__ __wrapped__
     __annotations__ __spec__ obj __objclass__ __reduce__ __reduce_ex__ __prepare__ __instancecheck__ __subclasscheck__
     __match_args__
-    """.split()  # noqa: SIM905  # as a list it would be fifty lines of quotes
+    """.split()
 )
 """Attributes that source code may not use (runner-behaviour 14.3)."""
 
 _BLOCKED: Final = BLOCKED_NAMES | BLOCKED_ATTRIBUTES
-# Fields are taken from the template as they stand, so a template without any blocked word has no blocked field.
-_MENTIONS_BLOCKED: Final = re.compile("|".join(sorted(_BLOCKED))).search
 
 _TEMPLATE_KEYWORDS: Final = {"vformat": "format_string", "get_field": "field_name"}
 """Methods of ``string.Formatter`` that take their template by keyword as well."""
@@ -80,7 +77,7 @@ def template_violation(template: str) -> str | None:
     Fields in front of a mistake count, although the whole is no valid template: formatting gets to them before it
     fails.
     """
-    return None if _MENTIONS_BLOCKED(template) is None else _scan(template, _MAX_NESTING)
+    return _scan(template, _MAX_NESTING)
 
 
 def _scan(template: str, nesting: int) -> str | None:
@@ -144,7 +141,7 @@ def _templates(
     takes_template = method == "get_field" or function is Formatter.format or function is Formatter.vformat
     if arguments and not takes_template:
         first = arguments[0]
-        if issubclass(type(first), UserString):
+        if _real_text(first) is None and issubclass(type(first), UserString):
             first = first.data  # type: ignore[attr-defined]
         if _real_text(first) is not None:
             yield first
