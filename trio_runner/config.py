@@ -18,7 +18,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from trio_runner.sandbox.policy import ALL, DEFAULT_BUILTINS_DENY, Policy
+from trio_runner.sandbox.policy import (
+    ALL,
+    DEFAULT_BUILTINS_DENY,
+    RELAXED_BUILTINS_DENY,
+    SAFE,
+    SAFE_STDLIB,
+    Confinement,
+    Policy,
+)
+from trio_runner.sandbox.records import LAYERS
 
 
 class Variable(msgspec.Struct, frozen=True):
@@ -63,12 +72,23 @@ TASK_TIMEOUT = _var("N8N_RUNNERS_TASK_TIMEOUT", "60", "longest run of one task",
 IDLE_TIMEOUT = _var("N8N_RUNNERS_AUTO_SHUTDOWN_TIMEOUT", "0", "idle time until the runner ends; 0 = never", "seconds")
 GRACE = _var("N8N_RUNNERS_GRACEFUL_SHUTDOWN_TIMEOUT", "10", "longest wait for tasks at shutdown", "seconds")
 HEARTBEAT = _var("N8N_RUNNERS_HEARTBEAT_INTERVAL", "30", "time between the runner's own pings", "seconds")
-STDLIB_ALLOW = _var("N8N_RUNNERS_STDLIB_ALLOW", "", "standard library modules for user code; * = all, empty = none")
+STDLIB_ALLOW = _var(
+    "N8N_RUNNERS_STDLIB_ALLOW", "", "standard modules for user code; * = all, @safe = those without I/O"
+)
 EXTERNAL_ALLOW = _var("N8N_RUNNERS_EXTERNAL_ALLOW", "", "third-party packages for user code; * = all, empty = none")
 TRANSITIVE = _var("N8N_RUNNERS_ALLOW_TRANSITIVE_IMPORTS", "false", "packages may import what user code may not")
 BUILTINS_DENY = _var(
     "N8N_RUNNERS_BUILTINS_DENY", ",".join(sorted(DEFAULT_BUILTINS_DENY)), "builtins kept from user code; empty = none"
 )
+POLICY = _var("N8N_RUNNERS_POLICY", "compat", "compat: refuse what n8n's runner refuses; relaxed: the whole language")
+SANDBOX = _var("N8N_RUNNERS_SANDBOX", "auto", "what the kernel lets a task do: auto, strict, network or off")
+SANDBOX_REQUIRE = _var("N8N_RUNNERS_SANDBOX_REQUIRE", "", "layers without which the runner does not start")
+SANDBOX_READ = _var("N8N_RUNNERS_SANDBOX_READ", "", "paths that tasks may read, split by commas")
+SANDBOX_WRITE = _var("N8N_RUNNERS_SANDBOX_WRITE", "", "paths that tasks may read and write, split by commas")
+SANDBOX_CONNECT = _var("N8N_RUNNERS_SANDBOX_CONNECT", "53,443", "TCP ports that tasks may connect to in network")
+TASK_MEMORY = _var("N8N_RUNNERS_TASK_MEMORY", "2048", "memory of one task's own; 0 = no limit", "MiB")
+TASK_CPU = _var("N8N_RUNNERS_TASK_CPU", "0", "processor time of one task; 0 = as the task timeout", "seconds")
+PRELOAD = _var("N8N_RUNNERS_PRELOAD", "auto", "modules imported ahead: auto (what is allowed by name), none, or names")
 BLOCK_ENV = _var("N8N_BLOCK_RUNNER_ENV_ACCESS", "true", "hide the environment from user code")
 HEALTH_ENABLED = _var("N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED", "false", "answer health checks over HTTP")
 HEALTH_HOST = _var("N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST", "127.0.0.1", "address the health server listens on")
@@ -105,11 +125,15 @@ _TOO_BIG = (
 )
 _MAX_CONCURRENCY = 1000  # each slot is a process: beyond this it is a typing error, not a machine
 _LONGEST = 10 * 365 * 24 * 3600  # seconds: more was meant in another unit, and too much overflows a clock
+_MODES: Mapping[str, Literal["strict", "network", "off"]] = {"strict": "strict", "network": "network", "off": "off"}
 _LOG_LEVELS = frozenset(("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 _MEANT_FALSE = frozenset(("false", "0", "no", "off", "n", "f"))
 _SCHEMES: Mapping[str, Literal["http", "https"]] = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
 # The underscore is not legal in a host name, yet container networks use it.
 _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-._:")
+
+
+MIB: Final = 1024 * 1024
 
 
 class ConfigError(Exception):
@@ -205,6 +229,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     graceful_shutdown_timeout: int = int(GRACE.default)
     heartbeat_interval: int = int(HEARTBEAT.default)
     policy: Policy = Policy()
+    confinement: Confinement = Confinement(memory=int(TASK_MEMORY.default) * MIB)
+    preload: tuple[str, ...] | None = None
+    """None: whatever is allowed by name."""
     allow_transitive_imports: bool = False
     health: HealthConfig | None = None
     log_level: str = LOG_LEVEL.default
@@ -244,6 +271,7 @@ def load(environ: Mapping[str, str]) -> Loaded:
     read = _Reader(environ)
     grant_token, auth_token = read.tokens()
     broker_uri, base_path = read.text(BROKER_URI), read.base_path()
+    policy = read.policy()
     config = Config(
         grant_token=grant_token,
         auth_token=auth_token,
@@ -257,7 +285,9 @@ def load(environ: Mapping[str, str]) -> Loaded:
         auto_shutdown_timeout=read.integer(IDLE_TIMEOUT, "Auto shutdown timeout must be non-negative", low=0),
         graceful_shutdown_timeout=read.integer(GRACE, "Graceful shutdown timeout must be positive"),
         heartbeat_interval=read.integer(HEARTBEAT, "Heartbeat interval must be positive"),
-        policy=read.policy(),
+        policy=policy,
+        confinement=read.confinement(policy),
+        preload=read.preload(),
         allow_transitive_imports=read.boolean(TRANSITIVE),
         health=read.health(),
         log_level=read.log_level(),
@@ -394,8 +424,55 @@ class _Reader:
             self.warn(variable, f"{text!r} means false: only 'true' means true. Set it to true or false.")
         return word == "true"
 
+    def one_of(self, variable: Variable, words: tuple[str, ...]) -> str:
+        text = self.text(variable)
+        word = text.strip().lower()
+        if word in words:
+            return word
+        self.problem(variable, text, f"This is not one of {', '.join(words)}. Set it to one of them.")
+        return variable.default
+
+    def paths(self, variable: Variable) -> tuple[str, ...]:
+        text = self.text(variable)
+        found = tuple(sorted(_entries(text)))
+        for path in found:
+            if not path.startswith("/"):
+                self.problem(variable, text, f"{path!r} is not an absolute path. Begin it with '/'.")
+        return found
+
+    def confinement(self, policy: Policy) -> Confinement:
+        mode = self.one_of(SANDBOX, ("auto", "strict", "network", "off"))
+        if mode == "auto":
+            mode = "network" if policy.needs_network else "strict"
+        require = _entries(self.text(SANDBOX_REQUIRE))
+        if unknown := sorted(require - set(LAYERS)):
+            names = f"The layers are: {', '.join(LAYERS)}."
+            self.problem(SANDBOX_REQUIRE, self.text(SANDBOX_REQUIRE), f"{unknown[0]!r} is not a layer. {names}")
+        ports = self.text(SANDBOX_CONNECT)
+        numbers = [int(port) for port in _entries(ports) if port.isdecimal() and int(port) < 65536]
+        if len(numbers) != len(_entries(ports)):
+            self.problem(SANDBOX_CONNECT, ports, "Not a list of ports. Set it to numbers split by commas, like 53,443.")
+        return Confinement(
+            mode=_MODES[mode],
+            read=self.paths(SANDBOX_READ),
+            write=self.paths(SANDBOX_WRITE),
+            connect_ports=tuple(sorted(numbers)),
+            memory=self.integer(TASK_MEMORY, "Task memory must be non-negative", low=0) * MIB,
+            cpu=self.integer(TASK_CPU, "Task processor time must be non-negative", low=0),
+            require=tuple(sorted(require)),
+        )
+
+    def preload(self) -> tuple[str, ...] | None:
+        text = self.text(PRELOAD)
+        word = text.strip().lower()
+        if word == "auto":
+            return None
+        return () if word == "none" else tuple(sorted(_entries(text)))
+
     def policy(self) -> Policy:
-        deny = _entries(self.text(BUILTINS_DENY))
+        relaxed = self.one_of(POLICY, ("compat", "relaxed")) == "relaxed"
+        own_list = BUILTINS_DENY.name in self.environ or BUILTINS_DENY.file_name in self.environ
+        deny = RELAXED_BUILTINS_DENY if relaxed and not own_list else _entries(self.text(BUILTINS_DENY))
         for entry in sorted(deny):
             if not hasattr(builtins, entry):
                 self.warn(BUILTINS_DENY, f"{entry!r} is not the name of a builtin and denies nothing.")
@@ -404,11 +481,14 @@ class _Reader:
             external_allow=self.allowlist(EXTERNAL_ALLOW),
             builtins_deny=deny,
             block_env=self.boolean(BLOCK_ENV),
+            relaxed=relaxed,
         )
 
     def allowlist(self, variable: Variable) -> frozenset[str]:
         text = self.text(variable)
         entries = _entries(text)
+        if SAFE in entries and variable is STDLIB_ALLOW:
+            entries = entries - {SAFE} | SAFE_STDLIB
         if ALL in entries and len(entries) > 1:
             got = f"Got: {', '.join(sorted(entries))}"
             complaint = f"Wildcard '{ALL}' in {variable.name} must be used alone, not with other modules. {got}"

@@ -54,6 +54,12 @@ class StartError(FatalError):
     exit_code = 1
 
 
+class SandboxError(StartError):
+    """The operator asked for more containment than this machine has."""
+
+    exit_code = 6
+
+
 class AuthRefusedError(FatalError):
     """The auth token is wrong: no retry will help."""
 

@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 import trio
 
-from trio_runner.errors import StartError, WorkerError
+from trio_runner.errors import SandboxError, StartError, WorkerError
 from trio_runner.log import get_logger
 from trio_runner.protocol.backoff import full_jitter
 from trio_runner.sandbox import records
@@ -109,10 +109,11 @@ class Pool:
         idle: int,
         environment: Mapping[str, str] | None = None,
         confinement: Confinement | None = None,
+        preload: tuple[str, ...] | None = None,
         portable: bool = False,
     ) -> None:
         self._setup = records.Setup(
-            policy, confinement or Confinement(), max_payload, records.preload_list(policy), portable
+            policy, confinement or Confinement(), max_payload, records.preload_list(policy, preload), portable
         )
         self._environment = {**(environment or {}), **_THREADS_OFF}
         self._idle_target = idle
@@ -216,7 +217,9 @@ class Pool:
                     self.report = await _read_report(control)
                 if limit.cancelled_caught:
                     raise StartError(f"The zygote was not ready within {START_LIMIT:.0f} seconds")
-                for name, reason in self.report.not_preloaded.items() if self.report else ():
+                assert self.report is not None
+                _check_layers(self.report, self._setup)
+                for name, reason in self.report.not_preloaded.items():
                     log.warning("Module %s is allowed but cannot be imported here: %s", name, reason)
                 self._control = ours
                 self._refill()
@@ -286,6 +289,34 @@ class Pool:
         for worker in self._idle:
             worker.end()
         self._idle.clear()
+
+
+def _check_layers(report: records.Report, setup: records.Setup) -> None:
+    """Says what holds and refuses to go on where that is not enough. Raises `SandboxError`."""
+    mode = setup.confinement.mode
+    status = {layer.name: layer for layer in report.layers}
+    active = [layer.name for layer in report.layers if layer.status == records.ACTIVE]
+    log.info("Sandbox %s%s: %s", mode, " (sealed: no file can be opened)" if report.sealed else "", ", ".join(active))
+    for layer in report.layers:
+        if layer.status == records.UNAVAILABLE:
+            log.info("Sandbox layer %s is unavailable: %s", layer.name, layer.detail)
+    for name in setup.confinement.require:
+        if status[name].status != records.ACTIVE:
+            raise SandboxError(
+                f"Sandbox layer {name} is required (N8N_RUNNERS_SANDBOX_REQUIRE) but {status[name].status}: "
+                f"{status[name].detail}"
+            )
+    seccomp = status["seccomp"].status == records.ACTIVE
+    if mode == "off":
+        log.warning("N8N_RUNNERS_SANDBOX is off: user code is contained by source checks alone")
+        if setup.policy.relaxed:
+            raise SandboxError("N8N_RUNNERS_POLICY=relaxed needs the sandbox: it leaves the containment to the kernel")
+    elif not seccomp:
+        # with seccomp alone the sealed mode holds; with Landlock alone processes and sockets would be open
+        raise SandboxError(
+            f"User code cannot be contained on this machine: {status['seccomp'].detail or 'no seccomp'}. "
+            "Set N8N_RUNNERS_SANDBOX=off to run it with source checks alone."
+        )
 
 
 def describe_status(status: int) -> str:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import trio
+from msgspec.structs import replace
 
 from trio_runner.config import Config, without_secrets
 from trio_runner.errors import FatalError
@@ -84,6 +85,8 @@ class Runner:
             max_payload=max_result,
             idle=idle,
             environment=_child_environment(environment or {}, blocked=config.policy.block_env),
+            confinement=replace(config.confinement, cpu=config.confinement.cpu or config.task_timeout + 1),
+            preload=config.preload,
         )
         executor = Executor(self.pool, task_timeout=config.task_timeout, max_payload=max_result)
         self._idle_clock = IdleClock(config.auto_shutdown_timeout)
@@ -129,7 +132,8 @@ class Runner:
             link.stop()
 
     def stop_now(self) -> None:
-        """Ends everything at once."""
+        """Ends everything at once; what was running is lost and counts as cut off."""
+        self.tasks_cut_off = self._slots.taken
         self._root.cancel()
 
     async def run(self, *, handle_signals: bool = True) -> None:

@@ -21,7 +21,13 @@ from trio_runner.config import (
     load,
     without_secrets,
 )
-from trio_runner.sandbox.policy import DEFAULT_BUILTINS_DENY, Policy
+from trio_runner.sandbox.policy import (
+    DEFAULT_BUILTINS_DENY,
+    RELAXED_BUILTINS_DENY,
+    SAFE_STDLIB,
+    Confinement,
+    Policy,
+)
 
 SECRET = "s3cr3t-Zq8vLw"
 AUTH = {"N8N_RUNNERS_AUTH_TOKEN": SECRET}
@@ -72,6 +78,8 @@ def test_an_environment_with_only_a_token_gives_the_defaults_of_the_reference() 
         "graceful_shutdown_timeout": 10,
         "heartbeat_interval": 30,
         "policy": Policy(),
+        "confinement": Confinement(memory=2048 * 1024 * 1024),
+        "preload": None,
         "allow_transitive_imports": False,
         "health": None,
         "log_level": "INFO",
@@ -174,6 +182,11 @@ FILE_VALUES = {
     "N8N_RUNNERS_ALLOW_TRANSITIVE_IMPORTS": "true",
     "N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED": "false",
     "N8N_BLOCK_RUNNER_ENV_ACCESS": "false",
+    "N8N_RUNNERS_POLICY": "relaxed",
+    "N8N_RUNNERS_SANDBOX": "off",
+    "N8N_RUNNERS_SANDBOX_READ": "/seven",
+    "N8N_RUNNERS_SANDBOX_WRITE": "/seven",
+    "N8N_RUNNERS_SANDBOX_REQUIRE": "seccomp",
 }
 
 
@@ -313,8 +326,8 @@ def test_what_is_not_an_integer_is_refused_in_the_words_of_the_reference(variabl
     assert "without a fraction or a unit, for example" in text
 
 
-def test_seven_variables_are_integers() -> None:
-    assert len(INTEGERS) == 7  # guards the two tests above against an empty table
+def test_nine_variables_are_integers() -> None:
+    assert len(INTEGERS) == 9  # guards the two tests above against an empty table
 
 
 # Booleans
@@ -581,12 +594,84 @@ SPECIFIED = """
     N8N_BLOCK_RUNNER_ENV_ACCESS N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST
     N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT N8N_RUNNERS_LAUNCHER_LOG_LEVEL NO_COLOR N8N_SENTRY_DSN N8N_VERSION
     ENVIRONMENT DEPLOYMENT_NAME
+    N8N_RUNNERS_POLICY N8N_RUNNERS_SANDBOX N8N_RUNNERS_SANDBOX_REQUIRE N8N_RUNNERS_SANDBOX_READ
+    N8N_RUNNERS_SANDBOX_WRITE N8N_RUNNERS_SANDBOX_CONNECT N8N_RUNNERS_TASK_MEMORY N8N_RUNNERS_TASK_CPU
+    N8N_RUNNERS_PRELOAD
 """
 
 
 def test_the_table_names_every_variable_of_the_specification_with_a_meaning() -> None:
     assert set(VARIABLES) == set(SPECIFIED.split())
     assert all(name == variable.name and variable.meaning for name, variable in VARIABLES.items())
+
+
+# The sandbox
+
+
+def test_auto_means_strict_until_something_is_allowed_that_needs_sockets() -> None:
+    assert config(N8N_RUNNERS_STDLIB_ALLOW="json,re", N8N_RUNNERS_EXTERNAL_ALLOW="pandas").confinement.mode == "strict"
+    assert config(N8N_RUNNERS_STDLIB_ALLOW="json,ssl").confinement.mode == "network"
+    assert config(N8N_RUNNERS_EXTERNAL_ALLOW="requests").confinement.mode == "network"
+    assert config(N8N_RUNNERS_EXTERNAL_ALLOW="*").confinement.mode == "network"
+    assert config(N8N_RUNNERS_EXTERNAL_ALLOW="*", N8N_RUNNERS_SANDBOX="strict").confinement.mode == "strict"
+    assert config(N8N_RUNNERS_SANDBOX="OFF").confinement.mode == "off"
+
+
+def test_grants_limits_and_required_layers_are_lists_and_numbers() -> None:
+    confinement = config(
+        N8N_RUNNERS_SANDBOX_READ="/data, /srv",
+        N8N_RUNNERS_SANDBOX_WRITE="/out",
+        N8N_RUNNERS_SANDBOX_CONNECT="443, 8443",
+        N8N_RUNNERS_SANDBOX_REQUIRE="seccomp,landlock-files",
+        N8N_RUNNERS_TASK_MEMORY="256",
+        N8N_RUNNERS_TASK_CPU="9",
+    ).confinement
+    assert confinement == Confinement(
+        read=("/data", "/srv"),
+        write=("/out",),
+        connect_ports=(443, 8443),
+        require=("landlock-files", "seccomp"),
+        memory=256 * 1024 * 1024,
+        cpu=9,
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("N8N_RUNNERS_SANDBOX", "maybe", "auto, strict, network, off"),
+        ("N8N_RUNNERS_POLICY", "loose", "compat, relaxed"),
+        ("N8N_RUNNERS_SANDBOX_READ", "data", "'data' is not an absolute path"),
+        ("N8N_RUNNERS_SANDBOX_REQUIRE", "landlock", "'landlock' is not a layer. The layers are: session,"),
+        ("N8N_RUNNERS_SANDBOX_CONNECT", "https", "Not a list of ports"),
+        ("N8N_RUNNERS_SANDBOX_CONNECT", "70000", "Not a list of ports"),
+        ("N8N_RUNNERS_TASK_MEMORY", "2g", "must be an integer"),
+    ],
+)
+def test_a_sandbox_setting_that_cannot_be_meant_is_a_problem_with_a_remedy(
+    variable: str, value: str, said: str
+) -> None:
+    assert said in problem(**{variable: value})
+
+
+def test_safe_stands_for_the_modules_without_input_and_output_beside_other_names() -> None:
+    loaded = read(N8N_RUNNERS_STDLIB_ALLOW="@safe,os")
+    assert loaded.config.policy.stdlib_allow == SAFE_STDLIB | {"os"}
+    assert loaded.config.confinement.mode == "strict"
+    assert loaded.warnings == ()
+
+
+def test_relaxed_gives_the_language_back_unless_a_deny_list_is_set() -> None:
+    policy = config(N8N_RUNNERS_POLICY="relaxed").policy
+    assert (policy.relaxed, policy.builtins_deny) == (True, RELAXED_BUILTINS_DENY)
+    own = config(N8N_RUNNERS_POLICY="relaxed", N8N_RUNNERS_BUILTINS_DENY="len").policy
+    assert own.builtins_deny == frozenset({"len"})
+
+
+def test_preload_is_a_choice_of_names_or_none_or_what_is_allowed() -> None:
+    assert config().preload is None
+    assert config(N8N_RUNNERS_PRELOAD="none").preload == ()
+    assert config(N8N_RUNNERS_PRELOAD="pandas, numpy").preload == ("numpy", "pandas")
 
 
 # Errors and secrets

@@ -19,7 +19,7 @@ def harden(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     class Hardened:
         __slots__ = ()
 
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
             return function(*args, **kwargs)
 
         def __getattribute__(self, attribute: str) -> Any:

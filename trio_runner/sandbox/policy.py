@@ -23,6 +23,7 @@ DEFAULT_BUILTINS_DENY = frozenset(
 RELAXED_BUILTINS_DENY = frozenset("eval exec compile open input breakpoint license help credits copyright".split())
 """What `relaxed` still keeps from user code: what makes no sense in a node, rather than what could be abused."""
 
+SAFE = "@safe"
 SAFE_STDLIB = frozenset(
     "__future__ abc array ast base64 binascii bisect calendar cmath codecs collections colorsys contextlib contextvars "
     "copy csv dataclasses datetime decimal difflib email enum fnmatch fractions functools graphlib hashlib heapq hmac "

@@ -70,7 +70,9 @@ ALWAYS_PRELOADED: Final = ("_strptime", "encodings.idna", "datetime", "decimal",
 """Loaded by the language behind the author's back (strptime, idna, big integers); after the fork it would cost time."""
 
 
-def preload_list(policy: Policy) -> tuple[str, ...]:
-    """What is worth importing before the fork: what the operator allows by name."""
+def preload_list(policy: Policy, chosen: tuple[str, ...] | None) -> tuple[str, ...]:
+    """What is imported before the fork: what the operator chose, or else what is allowed by name."""
+    if chosen is not None:
+        return (*ALWAYS_PRELOADED, *chosen)
     named = (policy.stdlib_allow | policy.external_allow) - {ALL}
     return (*ALWAYS_PRELOADED, *sorted(name for name in named if name not in NOT_WORTH_PRELOADING))

@@ -67,14 +67,18 @@ class Zygote:
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wakeup, select.POLLIN)
-        while True:
-            for fd, _ in poll.poll():
-                if fd == self._wakeup.fileno():
-                    with suppress(BlockingIOError):
-                        self._wakeup.recv(4096)
-                    self._reap()
-                else:
-                    self._obey()
+        try:
+            while True:
+                for fd, _ in poll.poll():
+                    if fd == self._wakeup.fileno():
+                        with suppress(BlockingIOError):
+                            self._wakeup.recv(4096)
+                        self._reap()
+                    else:
+                        self._obey()
+        except BrokenPipeError:  # the runner is gone
+            self._end_everybody()
+        os._exit(0)
 
     def _obey(self) -> None:
         record = _read(self._control, RECORD.size)
