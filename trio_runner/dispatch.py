@@ -79,6 +79,11 @@ class Dispatcher:
         return self._session.phase is Phase.REGISTERED
 
     @property
+    def unregistered(self) -> bool:
+        """Whether the broker has not taken us in yet."""
+        return self._session.phase is Phase.CONNECTED
+
+    @property
     def left(self) -> bool:
         """Whether everything was said and the connection is ours to close."""
         return self._leaving and not self._session.tasks
@@ -120,6 +125,11 @@ class Dispatcher:
         """The connection is gone: nothing of its tasks can be used any more."""
         self._carry_out(self._session.lose())
         self._activity()
+
+    def give_up(self, failure: ConnectionLostError) -> None:
+        """Ends the connection from our side, without a word to a broker that would not hear it."""
+        self.failure = self.failure or failure
+        self._nursery.cancel_scope.cancel()
 
     async def emit_offers(self) -> None:
         """Offers each free slot as soon as it is free, renews offers that lapse. Runs until cancelled."""
@@ -167,8 +177,7 @@ class Dispatcher:
         try:
             self._outbox.send_nowait(outgoing)
         except trio.WouldBlock:
-            self.failure = ConnectionLostError("The broker does not read: too many messages wait to be written")
-            self._nursery.cancel_scope.cancel()
+            self.give_up(ConnectionLostError("The broker does not read: too many messages wait to be written"))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the writer is gone: the connection is, and the receiver is about to find out
 

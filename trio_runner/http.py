@@ -153,35 +153,6 @@ async def _answer(stream: trio.abc.Stream, response: Response, *, with_body: boo
     await stream.send_all((data or b"") + (response.body if with_body else b""))
 
 
-class Replay(trio.abc.Stream):
-    """A stream whose first bytes were read already: they come again, then the rest."""
-
-    def __init__(self, stream: trio.abc.Stream, first: bytes) -> None:
-        self._stream = stream
-        self._first = first
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """The bytes in front, then the stream's own."""
-        if self._first:
-            await trio.lowlevel.checkpoint()
-            count = len(self._first) if max_bytes is None else max_bytes
-            data, self._first = self._first[:count], self._first[count:]
-            return data
-        return await self._stream.receive_some(max_bytes)
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """As the stream does."""
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """As the stream does."""
-        await self._stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        """As the stream does."""
-        await self._stream.aclose()
-
-
 async def open_stream(host: str, port: int, *, secure: bool, limit: float = 10.0) -> trio.abc.Stream:
     """A connection, with TLS if ``secure``. Raises `BrokerUnreachableError` with the reason in words."""
     where = host_and_port(host, port)

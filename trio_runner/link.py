@@ -8,13 +8,17 @@ a write cut in the middle of a frame makes the peer close the connection.
 
 from __future__ import annotations
 
+import math
 import random
 import secrets
 from collections.abc import Callable
+from typing import cast
+from urllib.parse import quote
 
+import h11
 import trio
-import trio_websocket
-from trio_websocket import ConnectionClosed, ConnectionRejected, ConnectionTimeout, HandshakeError, WebSocketConnection
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
+from wsproto.utilities import ProtocolError
 
 from trio_runner.auth import fetch_grant_token
 from trio_runner.config import BrokerAddress, Config
@@ -29,11 +33,13 @@ from trio_runner.errors import (
 )
 from trio_runner.executor import Executor
 from trio_runner.health import BrokerState
+from trio_runner.http import open_stream
 from trio_runner.log import get_logger
 from trio_runner.protocol.backoff import full_jitter
 from trio_runner.protocol.messages import Refused, decode_from_broker, encode
 from trio_runner.protocol.session import OfferTerms, Session
 from trio_runner.protocol.slots import Slots
+from trio_runner.streams import UpgradeWatch
 
 log = get_logger("link")
 
@@ -41,7 +47,11 @@ RUNNER_NAME = "Python Task Runner"
 TASK_TYPE = "python"
 CONNECT_LIMIT = 10.0
 CLOSE_LIMIT = 2.0
+SETTLED_AFTER = 10.0
+"""Seconds that a connection must have lasted for its loss to start the backoff anew: two runners of the same id, which
+throw each other out, must not do so many times a second for ever."""
 _RECEIVE_BUFFER = 262_144
+_FAILED = "Failed to connect to broker: %s - retrying in %.1fs..."
 _GOING_AWAY = 1001
 _NORMAL = 1000
 
@@ -69,6 +79,8 @@ class Link:
         self._terms = terms or OfferTerms()
         self._scope = trio.CancelScope()
         self._dispatcher: Dispatcher | None = None
+        self._stopping = False
+        self._connected_at = math.inf
         self._connections = 0
         self._last_error: str | None = None
 
@@ -91,6 +103,7 @@ class Link:
 
     def stop(self) -> None:
         """Ends `run`: at once when there is no connection, else when the running tasks are done and told."""
+        self._stopping = True
         if self._dispatcher is None:
             self._scope.cancel()
         else:
@@ -110,6 +123,9 @@ class Link:
                     return
                 except RetryableError as error:
                     self._last_error = str(error)
+                    if self._stopping:
+                        log.warning("%s; not connecting again, since this runner is stopping", error)
+                        return
                     if self._config.auth_token is None:
                         if isinstance(error, ConnectionLostError) and error.code == _GOING_AWAY:
                             log.info("The broker is stopping; this runner's grant token is used up, so it ends too")
@@ -118,43 +134,68 @@ class Link:
                             f"{error}. A grant token works for one connection, so this process ends; "
                             "n8n or its launcher starts another"
                         ) from error
-                    if isinstance(error, ConnectionLostError):
+                    lost = isinstance(error, ConnectionLostError)
+                    if lost and trio.current_time() - self._connected_at >= SETTLED_AFTER:
                         waits = full_jitter(random.random)
                     wait = max(next(waits), error.at_least)
-                    log.warning("Failed to connect to broker: %s - retrying in %.1fs...", error, wait)
+                    text = "%s - connecting again in %.1fs..." if lost else _FAILED
+                    log.warning(text, error, wait)
                 await trio.sleep(wait)
 
     async def _connect_and_serve(self) -> None:
         """One connection. Returns when it was left on purpose, raises `RetryableError` for any other end."""
-        token = self._config.grant_token
+        address = self._address
+        token = self._config.grant_token or ""
         if self._config.auth_token is not None:
-            token = await fetch_grant_token(self._address, self._config.auth_token)
-        try:
-            async with trio_websocket.open_websocket(
-                self._address.host,
-                self._address.port,
-                f"{self._address.websocket_path}?id={self._runner_id}",
-                use_ssl=self._address.secure,
+            token = await fetch_grant_token(address, self._config.auth_token)
+        if not (token.isascii() and token.isprintable()):
+            raise GrantRefusedError("The grant token holds characters that cannot be sent")
+        stream = await open_stream(address.host, address.port, secure=address.secure, limit=CONNECT_LIMIT)
+        lost: RetryableError | None = None
+        async with stream:
+            try:
+                # trio_websocket's reader runs here
+                async with trio.open_nursery() as nursery:
+                    websocket = await self._upgrade(nursery, stream, token)
+                    if isinstance(websocket, WebSocketConnection):
+                        lost = await self._serve(websocket)
+                    else:
+                        lost = websocket
+                    nursery.cancel_scope.cancel()
+            except* (ProtocolError, h11.ProtocolError):
+                lost = BrokerUnreachableError(f"{address.label} does not speak WebSocket")
+        if lost is not None:
+            raise lost
+
+    async def _upgrade(
+        self, nursery: trio.Nursery, stream: trio.abc.Stream, token: str
+    ) -> WebSocketConnection | RetryableError:
+        """The opening handshake, or why there was none."""
+        address = self._address
+        refusal: RetryableError | None = None
+
+        def refused(reason: int | str) -> None:
+            nonlocal refusal
+            refusal = _refusal(reason, address)
+            limit.cancel()
+
+        with trio.move_on_after(CONNECT_LIMIT) as limit:
+            websocket = await wrap_client_stream(
+                nursery,
+                cast("trio.SocketStream", UpgradeWatch(stream, refused)),  # any stream will do
+                address.label,
+                f"{address.websocket_path}?id={quote(self._runner_id, safe='')}",
                 extra_headers=[(b"Authorization", f"Bearer {token}".encode())],
                 max_message_size=self._config.max_payload,
                 receive_buffer_size=_RECEIVE_BUFFER,
-                connect_timeout=CONNECT_LIMIT,
-                disconnect_timeout=CLOSE_LIMIT,
-            ) as websocket:
-                log.info("Connected to broker")
-                self._connections += 1
-                lost = await self._serve(websocket)
-        except ConnectionRejected as rejected:
-            raise _refusal(rejected.status_code, self._address) from None
-        except ConnectionTimeout:
-            raise BrokerUnreachableError(f"{self._address.label} did not finish the handshake in time") from None
-        except trio_websocket.DisconnectionTimeout:
-            raise ConnectionLostError("The broker did not answer our close") from None
-        except HandshakeError as error:
-            reason = error.__cause__ or error
-            raise BrokerUnreachableError(f"{self._address.label}: {reason}") from None
-        if lost is not None:
-            raise lost
+            )
+            log.info("Connected to broker")
+            self._connections += 1
+            self._connected_at = trio.current_time()
+            return websocket
+        return refusal or BrokerUnreachableError(
+            f"{address.label} did not finish the WebSocket handshake within {CONNECT_LIMIT:g}s"
+        )
 
     async def _serve(self, websocket: WebSocketConnection) -> RetryableError | None:
         """The session nursery. Returns why the connection ended, None when we left."""
@@ -169,20 +210,21 @@ class Link:
         # room for what every task may print at once and for a burst of answers; more means that nobody reads
         outbox, to_write = trio.open_memory_channel[Outgoing](1024 + 256 * self._slots.capacity)
         lost: RetryableError | None = None
+        closed = trio.Event()
         async with trio.open_nursery() as nursery:
             self._dispatcher = dispatcher = Dispatcher(session, outbox, nursery, self._executor, self._activity)
             try:
-                nursery.start_soon(_write_messages, websocket, to_write)
+                nursery.start_soon(_write_messages, websocket, to_write, closed)
                 nursery.start_soon(dispatcher.emit_offers)
-                nursery.start_soon(self._keep_alive, websocket, nursery.cancel_scope)
+                nursery.start_soon(self._keep_alive, websocket, dispatcher)
                 lost = await self._receive_messages(websocket, dispatcher)
+                if lost is None:
+                    await closed.wait()
             finally:
                 self._dispatcher = None
                 dispatcher.lose()
             nursery.cancel_scope.cancel()
-        if lost is None and websocket.closed is None:
-            return dispatcher.failure or ConnectionLostError("The broker did not answer our pings in time")
-        return lost
+        return lost or dispatcher.failure
 
     async def _receive_messages(self, websocket: WebSocketConnection, dispatcher: Dispatcher) -> RetryableError | None:
         """Takes frames as they come and waits for nothing else: unread messages would hold up the pongs."""
@@ -198,11 +240,13 @@ class Link:
             else:
                 dispatcher.receive(message)
 
-    async def _keep_alive(self, websocket: WebSocketConnection, scope: trio.CancelScope) -> None:
-        """Notices a half-open connection by our own pings, within two intervals."""
+    async def _keep_alive(self, websocket: WebSocketConnection, dispatcher: Dispatcher) -> None:
+        """Notices a half-open connection by our own pings, within two intervals, and a broker that only says pong."""
         interval = self._config.heartbeat_interval
         while True:
             await trio.sleep(interval)
+            if dispatcher.unregistered:
+                dispatcher.give_up(ConnectionLostError(f"The broker did not register this runner within {interval}s"))
             # when this scope ends early, so does the connection: no frame can follow one that was cut
             with trio.move_on_after(interval) as limit:
                 try:
@@ -210,10 +254,12 @@ class Link:
                 except ConnectionClosed:
                     return
             if limit.cancelled_caught:
-                scope.cancel()
+                dispatcher.give_up(ConnectionLostError(f"The broker did not answer our ping within {interval}s"))
 
 
-async def _write_messages(websocket: WebSocketConnection, to_write: trio.MemoryReceiveChannel[Outgoing]) -> None:
+async def _write_messages(
+    websocket: WebSocketConnection, to_write: trio.MemoryReceiveChannel[Outgoing], closed: trio.Event
+) -> None:
     """The only task that writes messages. When the outbox ends, everything is written and the connection is closed."""
     try:
         async with to_write:
@@ -221,9 +267,13 @@ async def _write_messages(websocket: WebSocketConnection, to_write: trio.MemoryR
                 await websocket.send_message(encode(outgoing.message).decode())
                 if outgoing.written is not None:
                     outgoing.written.set()
-        await websocket.aclose(_NORMAL)
+        # the broker's own close frame is awaited: an end of the socket before it was read can cost it our last words
+        with trio.move_on_after(CLOSE_LIMIT):
+            await websocket.aclose(_NORMAL)
     except ConnectionClosed:
         return  # the receiver sees it too and ends the session
+    finally:
+        closed.set()
 
 
 def _end(closed: ConnectionClosed, *, heard: bool, left: bool) -> RetryableError | None:
@@ -239,14 +289,17 @@ def _end(closed: ConnectionClosed, *, heard: bool, left: bool) -> RetryableError
     return ConnectionLostError(text.get(code or 0, "The connection to the broker was lost") + detail, code=code)
 
 
-def _refusal(status: int, address: BrokerAddress) -> RetryableError:
-    if status in (401, 403):
-        return GrantRefusedError(f"{address.label} refused the grant token (HTTP {status})")
-    if status == 429:
+def _refusal(reason: int | str, address: BrokerAddress) -> RetryableError:
+    """What an answer other than 101 to the upgrade request means: an HTTP status, or words when there was none."""
+    if isinstance(reason, str):
+        return BrokerUnreachableError(f"{address.label} {reason}")
+    if reason in (401, 403):
+        return GrantRefusedError(f"{address.label} refused the grant token (HTTP {reason})")
+    if reason == 429:
         return RateLimitedError(f"{address.label} takes no more connections now (HTTP 429)", at_least=1.0)
-    if status == 404:
+    if reason == 404:
         return BrokerUnreachableError(
             f"{address.label}{address.websocket_path} does not exist (HTTP 404). "
             "N8N_RUNNERS_PATH must be the same for n8n and for this runner"
         )
-    return BrokerUnreachableError(f"{address.label} refused the connection (HTTP {status})")
+    return BrokerUnreachableError(f"{address.label} refused the connection (HTTP {reason})")

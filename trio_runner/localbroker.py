@@ -19,7 +19,7 @@ import trio
 from msgspec import UNSET, Raw
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
-from trio_runner.http import Replay, Request, Response, serve
+from trio_runner.http import Request, Response, serve
 from trio_runner.log import get_logger
 from trio_runner.protocol.broker import Broker, BrokerAction, BrokerTerms, CloseRunner, ToRequester, ToRunner
 from trio_runner.protocol.messages import (
@@ -38,6 +38,7 @@ from trio_runner.protocol.messages import (
     decode_from_runner,
     encode,
 )
+from trio_runner.streams import Replay
 
 log = get_logger("localbroker")
 

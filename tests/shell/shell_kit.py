@@ -19,9 +19,10 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 
 from trio_runner.config import Config, load
 from trio_runner.executor import Emit
-from trio_runner.http import Replay, Request, Response, serve
+from trio_runner.http import Request, Response, serve
 from trio_runner.protocol.messages import ErrorBody, ResultData, Rpc, TaskDone, TaskResult, TaskSettings
 from trio_runner.protocol.session import task_error
+from trio_runner.streams import Replay
 
 LIMIT = 120.0
 """Seconds of the jumping clock: far more than any of these tests needs, and over in a moment of real time."""

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from tests.shell.shell_kit import mute, read_all, read_head, tcp_server
 from trio_runner.errors import BrokerUnreachableError, StartError
-from trio_runner.http import MAX_BODY, MAX_CONNECTIONS, REQUEST_LIMIT, Replay, Request, Response, post_json, serve
+from trio_runner.http import MAX_BODY, MAX_CONNECTIONS, REQUEST_LIMIT, Request, Response, post_json, serve
 
 pytestmark = pytest.mark.e2e
 
@@ -190,21 +190,6 @@ async def test_a_host_that_does_not_exist_is_no_port_in_use() -> None:
 
 async def _never(request: Request) -> Response:
     raise AssertionError
-
-
-async def test_a_replayed_stream_gives_the_first_bytes_once_and_then_the_rest() -> None:
-    near, far = trio.testing.memory_stream_pair()
-    await far.send_all(b"rest")
-    replay = Replay(near, b"first")
-    assert [await replay.receive_some(3) for _ in range(3)] == [b"fir", b"st", b"res"]
-    replay = Replay(near, b"all")
-    assert await replay.receive_some() == b"all"
-    await replay.wait_send_all_might_not_block()
-    await replay.send_all(b"out")
-    assert await far.receive_some() == b"out"
-    await replay.aclose()
-    with pytest.raises(trio.ClosedResourceError):
-        await near.send_all(b"x")
 
 
 # The client
