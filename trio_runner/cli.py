@@ -236,6 +236,25 @@ def check(file: Path) -> NoReturn:
 
 
 @cli.command()
+@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
+def doctor(as_json: bool) -> NoReturn:
+    """Look whether this installation works: settings, sandbox layers, imports, broker.
+
+    Starts a zygote and workers as `start` would and tries. Exit code 1 when something is broken.
+    """
+    from trio_runner.doctor import examine, show
+
+    findings = examine(os.environ)
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(findings)))
+    else:
+        show(findings)
+    sys.exit(1 if any(finding.mark == "bad" for finding in findings) else 0)
+
+
+@cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the completion script of a shell.

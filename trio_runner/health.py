@@ -40,6 +40,8 @@ class Readiness(msgspec.Struct, frozen=True):
     zygote_restarts: int
     slots: int
     tasks: int
+    sandbox: dict[str, str]
+    """Each layer's status, as the zygote's probe found it; empty until there was one."""
 
 
 async def serve_health(

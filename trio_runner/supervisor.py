@@ -31,6 +31,7 @@ from trio_runner.log import get_logger
 from trio_runner.pool import Pool
 from trio_runner.protocol.session import OfferTerms
 from trio_runner.protocol.slots import Slots
+from trio_runner.sandbox.policy import Confinement
 
 log = get_logger("supervisor")
 
@@ -75,20 +76,23 @@ class Runner:
         environment: dict[str, str] | None = None,
         terms: OfferTerms | None = None,
         spare_workers: int | None = None,
+        pool: Pool | None = None,
+        executor: Executor | None = None,
     ) -> None:
+        """``pool`` and ``executor`` take the place of those that the configuration asks for, in tests."""
         self._config = config
         self._slots = Slots(config.max_concurrency)
         idle = config.max_concurrency if spare_workers is None else spare_workers
         max_result = max(1, config.max_payload - ENVELOPE)
-        self.pool = Pool(
+        self.pool = pool or Pool(
             config.policy,
             max_payload=max_result,
             idle=idle,
             environment=_child_environment(environment or {}, blocked=config.policy.block_env),
-            confinement=replace(config.confinement, cpu=config.confinement.cpu or config.task_timeout + 1),
+            confinement=confinement_of(config),
             preload=config.preload,
         )
-        executor = Executor(self.pool, task_timeout=config.task_timeout, max_payload=max_result)
+        executor = executor or Executor(self.pool, task_timeout=config.task_timeout, max_payload=max_result)
         self._idle_clock = IdleClock(config.auto_shutdown_timeout)
         runner_id = config.runner_id or "".join(secrets.choice(_ID_ALPHABET) for _ in range(22))
         self._links = [
@@ -123,6 +127,7 @@ class Runner:
             zygote_restarts=self.pool.restarts,
             slots=self._slots.capacity,
             tasks=self._slots.taken,
+            sandbox={layer.name: layer.status for layer in self.pool.report.layers} if self.pool.report else {},
         )
 
     def stop(self, within: float) -> None:
@@ -178,7 +183,7 @@ class Runner:
         with self._patience:
             await trio.sleep_forever()
         self.tasks_cut_off = sum(link.cut_off(CUT_OFF_REASON) for link in self._links)
-        log.error("Shutdown took too long: cut off %d running tasks", self.tasks_cut_off)
+        log.error("Shutdown took too long: %d running task(s) cut off", self.tasks_cut_off)
         links.deadline = trio.current_time() + CUT_OFF_LIMIT
 
     def _note_activity(self) -> None:
@@ -187,14 +192,21 @@ class Runner:
     async def _watch_signals(self, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
+            told = False
             async for number in signals:
                 name = signal.Signals(number).name
-                if self._patience.deadline != math.inf:
+                if told:
                     log.warning("Received %s again, stopping at once", name)
                     self.stop_now()
                     return
+                told = True
                 log.info("Received %s signal, starting shutdown...", name)
                 self.stop(self._config.graceful_shutdown_timeout)
+
+
+def confinement_of(config: Config) -> Confinement:
+    """The confinement with its processor time filled in: what the time limit would allow, when it has none itself."""
+    return replace(config.confinement, cpu=config.confinement.cpu or config.task_timeout + 1)
 
 
 def _child_environment(environment: dict[str, str], *, blocked: bool) -> dict[str, str]:
