@@ -70,6 +70,7 @@ class Dispatcher:
         self._wake_emitter, self._emitter_woken = trio.open_memory_channel[None](1)
         self._result_lane = trio.Lock()
         self._odd_types: set[str] = set()
+        self._in_hand = 0
         self.heard = False
         self.failure: ConnectionLostError | None = None
 
@@ -172,6 +173,10 @@ class Dispatcher:
                         self._outbox.close()
                 case _:
                     assert_never(action)
+        if (in_hand := len(self._session.tasks)) != self._in_hand:
+            # also a task that still waits for its settings is work, and its end is not
+            self._in_hand = in_hand
+            self._activity()
 
     def _post(self, outgoing: Outgoing) -> None:
         try:
@@ -187,7 +192,6 @@ class Dispatcher:
 
     async def _execute(self, task_id: str, settings: TaskSettings, scope: trio.CancelScope) -> None:
         """One task from its settings to its result. The slot is given back when nothing of the task is left."""
-        self._activity()
         result: TaskResult | None = None
         finished = False
         try:
@@ -201,13 +205,11 @@ class Dispatcher:
                 del self._scopes[task_id]
                 finished = True
                 self._finish(task_id, result, written)
-                self._activity()
                 await written.wait()
         finally:
             if not finished:
                 self._scopes.pop(task_id, None)
                 self._finish(task_id, None, trio.Event())
-                self._activity()
 
     def _finish(self, task_id: str, result: TaskResult | None, written: trio.Event) -> None:
         actions = self._session.finish(task_id, result, trio.current_time())
