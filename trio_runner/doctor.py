@@ -1,7 +1,7 @@
 """`trio-runner doctor`: does this installation do what its operator believes it does?
 
 Shows the settings in force, which layers of the sandbox hold, whether each allowed module imports inside it, and
-whether the broker answers. Every finding comes from trying, with the same zygote, workers and token exchange as `start`.
+whether the broker answers. Every finding comes from trying, with the zygote, workers and token exchange of `start`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import marshal
 from types import CodeType
 from typing import Final
 
-from trio_runner.sandbox import analysis, formatguard
+from trio_runner.sandbox import analysis, formatguard, hints
 from trio_runner.sandbox.frames import Failure, Verdict
 from trio_runner.sandbox.policy import Policy
 
@@ -34,14 +34,14 @@ def examine(source: str, each_item: bool, policy: Policy) -> Verdict:
         return Verdict(
             failure=Failure(
                 message="Security violations detected",
-                description=analysis.describe(violations),
+                description=analysis.describe(violations) + hints.for_refusals(v.text for v in violations),
                 line=violations[0].line,
                 before_start=True,
                 kind="violation",
             )
         )
     try:
-        code = compile_tree(tree, each_item=each_item, guard_formats=policy.source_checks)
+        code = compile_tree(tree, each_item=each_item, guard_formats=policy.source_checks and not policy.relaxed)
         return Verdict(code=marshal.dumps(code))
     except EmptyProgramError as error:
         return Verdict(
@@ -85,8 +85,9 @@ def compile_tree(tree: ast.Module, *, each_item: bool, guard_formats: bool) -> C
     if hasattr(function, "type_params"):
         function.type_params = []
     module = ast.Module(body=[*futures, function], type_ignores=[])
-    ast.copy_location(function, body[0])
-    ast.fix_missing_locations(module)
+    # only the wrapper lacks positions; a walk over the user's tree would recurse as deep as the user likes
+    for node in (function, *function.args.args):
+        ast.copy_location(node, body[0])
     if guard_formats:
         module = formatguard.guard_format_calls(module)
     return compile(module, file, "exec", dont_inherit=True)

@@ -1,0 +1,55 @@
+"""What the operator can do about a refusal: one line below the reference's own texts, which stay as they are.
+
+Owns the advice. The texts of the rules themselves are facts that users match on (runner-behaviour 16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from trio_runner.sandbox.policy import Confinement, Policy
+
+_BY_PREFIX: Final = {
+    "Import of standard": (
+        "To allow a standard module, the runner's operator adds it to N8N_RUNNERS_STDLIB_ALLOW "
+        "(@safe there stands for all that need no files or network)."
+    ),
+    "Import of external": (
+        "To allow a package, the runner's operator installs it for the runner and adds it to "
+        "N8N_RUNNERS_EXTERNAL_ALLOW."
+    ),
+}
+_LANGUAGE: Final = (
+    "To allow the whole language, the runner's operator sets N8N_RUNNERS_POLICY=relaxed; "
+    "the kernel then is the boundary."
+)
+
+
+def for_refusals(texts: Iterable[str]) -> str:
+    """The advice for these texts, ready to stand below them."""
+    hints = dict.fromkeys(
+        next((hint for prefix, hint in _BY_PREFIX.items() if text.startswith(prefix)), _LANGUAGE) for text in texts
+    )
+    return "".join(f"\n\n{hint}" for hint in hints)
+
+
+def for_error(error: BaseException, policy: Policy, confinement: Confinement) -> str:
+    """The advice for an exception that stems from a setting, or nothing."""
+    if isinstance(error, NameError):
+        name = error.name if isinstance(error.name, str) else ""
+        if "__build_class__" in str(error):
+            name = "__build_class__"
+        if name in policy.builtins_deny:
+            what = "classes" if name == "__build_class__" else name
+            return (
+                f"\n\nTo allow {what}, the runner's operator takes {name} out of N8N_RUNNERS_BUILTINS_DENY "
+                "or sets N8N_RUNNERS_POLICY=relaxed."
+            )
+    if isinstance(error, PermissionError | OSError) and confinement.mode != "off" and error.errno in (1, 13):
+        return (
+            f"\n\nThe sandbox ({confinement.mode}) refused this. To allow it, the runner's operator grants paths with "
+            "N8N_RUNNERS_SANDBOX_READ or _WRITE, or network with N8N_RUNNERS_SANDBOX=network and "
+            "N8N_RUNNERS_SANDBOX_CONNECT. New processes are never allowed."
+        )
+    return ""
