@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import ast
 import marshal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import CodeType
 from typing import Final
 
@@ -19,6 +22,8 @@ ALL_ITEMS_FILE: Final = "<all_items_task_execution>"
 EACH_ITEM_FILE: Final = "<per_item_task_execution>"
 USER_FILES: Final = frozenset({ALL_ITEMS_FILE, EACH_ITEM_FILE})
 USER_FUNCTION: Final = "_user_function"
+
+_COMPILE_DEPTH: Final = 6000
 
 _PARAMETERS: Final = {False: ("_items", "_query"), True: ("_item",)}
 
@@ -90,7 +95,19 @@ def compile_tree(tree: ast.Module, *, each_item: bool, guard_formats: bool) -> C
         ast.copy_location(node, body[0])
     if guard_formats:
         module = formatguard.guard_format_calls(module)
-    return compile(module, file, "exec", dont_inherit=True)
+    with _deep_recursion():
+        return compile(module, file, "exec", dont_inherit=True)
+
+
+@contextmanager
+def _deep_recursion() -> Iterator[None]:
+    """Compiling a tree recurses where compiling a text does not: a long sum would fail only because it is a tree."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, _COMPILE_DEPTH))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def _declares_global(body: list[ast.stmt], names: tuple[str, ...]) -> bool:
