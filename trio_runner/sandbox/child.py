@@ -11,6 +11,7 @@ import marshal
 import os
 import socket
 import sys
+import threading
 from types import CodeType
 from typing import Any, NoReturn
 
@@ -20,9 +21,11 @@ from trio_runner.sandbox import compiling, formatguard, frames, imports, traceba
 from trio_runner.sandbox.frames import Failure, Run
 from trio_runner.sandbox.hardened import harden
 from trio_runner.sandbox.policy import Policy
-from trio_runner.sandbox.userapi import CapturedErrors, LineStream, Printer
+from trio_runner.sandbox.userapi import MAX_PRINT_BYTES, CapturedErrors, LineStream, Printer
 
 _GC_THRESHOLD = 50_000
+_MIN_ROOM = 4096
+"""Bytes of prints and errors that are sent however small the limit for results is."""
 
 
 class Prepared:
@@ -31,7 +34,7 @@ class Prepared:
     def __init__(self, policy: Policy, max_payload: int) -> None:
         self.policy = policy
         self.max_payload = max_payload
-        self.printer = Printer(self._print)
+        self.printer = Printer(self._print, min(MAX_PRINT_BYTES, max(max_payload, _MIN_ROOM)))
         self.builtins = imports.make_builtins(policy, self.printer.print)
         self.guard = (
             harden(formatguard.make_format_guard(imports.SecurityViolationError), "format")
@@ -39,14 +42,26 @@ class Prepared:
             else None
         )
         self._sock: socket.socket | None = None
+        self._lock = threading.RLock()
+        self._sending = False
 
     def attach(self, sock: socket.socket) -> None:
         """The child's own socket: where prints go from now on."""
         self._sock = sock
 
-    def _print(self, texts: list[str]) -> None:
-        if self._sock is not None:
-            frames.send(self._sock, frames.PRINT, msgspec.json.encode(texts))
+    def send(self, kind: int, payload: bytes) -> None:
+        """One whole frame, whichever threads of the program print meanwhile."""
+        with self._lock:
+            if self._sock is None or self._sending:
+                return  # not attached yet; or a signal handler prints in the middle of a frame of the same thread
+            self._sending = True
+            try:
+                frames.send(self._sock, kind, payload)
+            finally:
+                self._sending = False
+
+    def _print(self, record: bytes) -> None:
+        self.send(frames.PRINT, record)
 
     def globals(self) -> dict[str, Any]:
         """Fresh globals for one run of the program."""
@@ -86,28 +101,35 @@ def _run(sock: socket.socket, prepared: Prepared, run: Run, code: CodeType, item
     prepared.attach(sock)
     index: list[int] = []
     try:
-        parsed = _parse(items)
-        query = _parse(run.query)
-        imports.hide_modules(prepared.policy)
-        gc.set_threshold(_GC_THRESHOLD, 20, 100)
-        gc.enable()
-        if run.each_item:
-            value: object = _each(prepared, code, parsed, index)
-        else:
-            value = _call(prepared, code, {"_items": parsed, "_query": query})
-        gc.disable()
-        index.clear()
-        payload = values.encode(value)
-        if len(payload) > prepared.max_payload:
-            raise values.UnsendableError(
-                f"The result is too large: {len(payload)} bytes of JSON, and n8n takes at most {prepared.max_payload}"
-            )
-        kind = frames.RESULT
+        kind, payload = frames.RESULT, _result(prepared, run, code, items, index)
     except BaseException as error:
         gc.disable()
-        kind, payload = frames.FAILURE, frames.encode(_failure(error, run.source, errors.text, index))
+        if issubclass(type(error), MemoryError):
+            tracebacks.let_go(error)  # or there is no room to say what happened
+        kind, payload = frames.FAILURE, _failure_bytes(prepared, error, run.source, errors, index)
     prepared.printer.finish()
-    frames.send(sock, kind, payload)
+    prepared.send(kind, payload)
+
+
+def _result(prepared: Prepared, run: Run, code: CodeType, items: bytes | bytearray, index: list[int]) -> bytes:
+    """Runs the program and returns the JSON of what it returned. ``index`` is told which item is under way."""
+    parsed = _parse(items)
+    query = _parse(run.query)
+    imports.hide_modules(prepared.policy)
+    gc.set_threshold(_GC_THRESHOLD, 20, 100)
+    gc.enable()
+    if run.each_item:
+        value: object = _each(prepared, code, parsed, index)
+    else:
+        value = _call(prepared, code, {"_items": parsed, "_query": query})
+    gc.disable()
+    index.clear()
+    payload = values.encode(value)
+    if len(payload) > prepared.max_payload:
+        raise values.UnsendableError(
+            f"The result is too large: {len(payload)} bytes of JSON, and n8n takes at most {prepared.max_payload}"
+        )
+    return payload
 
 
 def _each(prepared: Prepared, code: CodeType, items: list[Any], index: list[int]) -> list[dict[str, object]]:
@@ -139,39 +161,67 @@ def _parse(data: bytes | bytearray) -> Any:
         return json.loads(data)
 
 
+def _failure_bytes(
+    prepared: Prepared, error: BaseException, source: str, errors: CapturedErrors, index: list[int]
+) -> bytes:
+    """The frame that tells of a failure. Never raises: an error that cannot be described is still an error."""
+    try:
+        payload = frames.encode(_failure(error, source, errors.text, index))
+        if len(payload) <= max(prepared.max_payload, _MIN_ROOM):
+            return payload
+        text = "The program failed, and the error is larger than a message may be"
+    except BaseException as second:
+        text = f"The program failed, and its error could not be described ({tracebacks.type_name(second)})"
+    return frames.encode(Failure(message=text))
+
+
 def _failure(error: BaseException, source: str, stderr: str, index: list[int]) -> Failure:
     """The failure in the words of runner-behaviour 11, with the line, the type and the user's own frames."""
-    frames_of_user = tracebacks.user_frames(error.__traceback__)
+    frames_of_user = tracebacks.user_frames(error)
     line = frames_of_user[-1][0] if frames_of_user else None
     item_index = index[0] if index else None
-    if type(error) is imports.SecurityViolationError:
+    kind = type(error)  # the real one: what an exception says in __class__ is its author's business
+    if kind is imports.SecurityViolationError:
         return Failure(
-            message=str(error), description=error.description, line=line, item_index=item_index, kind="violation"
+            message=imports.VIOLATION,
+            description=_own_description(error),
+            line=line,
+            item_index=item_index,
+            kind="violation",
         )
-    if isinstance(error, values.UnsendableError):
-        where = f"The value stands at {tracebacks.clip(error.path, 300)} of the result." if error.path else None
+    if kind is values.UnsendableError:
+        path = tracebacks.clip(getattr(error, "path", ""), 300)
+        where = f"The value stands at {path} of the result." if path else None
         return Failure(message=tracebacks.text_of(error), description=where, kind="result")
-    if isinstance(error, SystemExit):
+    if issubclass(kind, SystemExit):
         message = tracebacks.clip(f"Process exited with code {_exit_code(error)}")
     else:
-        message = tracebacks.text_of(error) or type(error).__name__
+        message = tracebacks.text_of(error) or tracebacks.type_name(error)
     return Failure(message=message, description=_description(error, source, stderr), line=line, item_index=item_index)
 
 
-def _exit_code(error: SystemExit) -> str:
+def _exit_code(error: BaseException) -> str:
     try:
-        return str(error.code)
+        return str(_code_of_exit(error))
     except BaseException:
         return "?"
 
 
-def _description(error: BaseException, source: str, stderr: str) -> str:
-    """The author's own ``description`` attribute as it is, else the traceback, and what went to stderr."""
+_code_of_exit = SystemExit.__dict__["code"].__get__
+
+
+def _own_description(error: BaseException) -> str | None:
+    """The ``description`` attribute that an author can give an exception, as n8n's own errors have it."""
     try:
         own = getattr(error, "description", None)
-        if own:
-            return tracebacks.clip(str(own))
-    except BaseException:  # noqa: S110 - a hostile attribute or __str__: the traceback will do
-        pass
+        return tracebacks.clip(str(own)) if own else None
+    except BaseException:
+        return None  # a hostile attribute or __str__: the traceback will do
+
+
+def _description(error: BaseException, source: str, stderr: str) -> str:
+    """The author's own ``description`` as it is, else the traceback, and what went to stderr."""
+    if (own := _own_description(error)) is not None:
+        return own
     text = tracebacks.summary(error, source)
     return f"{text}\n\nstderr:\n{tracebacks.clip(stderr)}" if stderr else text

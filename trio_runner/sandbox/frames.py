@@ -29,13 +29,11 @@ _SMALL: Final = 8_388_608
 
 
 def limits_from_child(max_payload: int) -> dict[int, int]:
-    """How large a payload of each kind may be that a child sends, in bytes. Other kinds are not known."""
-    return {
-        VERDICT: min(64 * 1024 * 1024, max_payload),
-        PRINT: min(_SMALL, max_payload),
-        RESULT: max_payload,
-        FAILURE: min(_SMALL, max_payload),
-    }
+    """How large a payload of each kind may be that a child sends, in bytes. Other kinds are not known.
+
+    ``max_payload`` is about results. A verdict stays in the runner, and a child keeps prints and errors below it.
+    """
+    return {VERDICT: 64 * 1024 * 1024, PRINT: _SMALL, RESULT: max_payload, FAILURE: _SMALL}
 
 
 class Compile(msgspec.Struct, frozen=True):
