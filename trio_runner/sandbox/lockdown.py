@@ -118,7 +118,9 @@ def prepare(confinement: Confinement, *, portable: bool = False) -> Lockdown:
     if seccomp.supported():
         network = confinement.mode == "network"
         opens = not locks.sealed
-        locks.filter = seccomp.Loader(seccomp.build(network=network, opens=opens, writes=bool(confinement.write)))
+        # without Landlock a grant of one folder would be a grant of all
+        writes = opens and bool(confinement.write)
+        locks.filter = seccomp.Loader(seccomp.build(network=network, opens=opens, writes=writes))
     else:
         locks.missing["seccomp"] = f"the system calls of {os.uname().machine} are not known"
     locks.limits = _limits(confinement)
@@ -127,8 +129,12 @@ def prepare(confinement: Confinement, *, portable: bool = False) -> Lockdown:
 
 
 def readable_by_default(mode: str) -> tuple[str, ...]:
-    """What lazy imports need, and in ``network`` what name resolution and TLS need."""
-    places = {sys.prefix, sys.base_prefix, sys.exec_prefix, *(path for path in sys.path if path)}
+    """What lazy imports need, and in ``network`` what name resolution and TLS need.
+
+    The folder that the runner was started in is on the path of `python -m`, but holds who knows what.
+    """
+    here = _folder()
+    places = {*(path for path in sys.path if path not in ("", here)), sys.prefix, sys.base_prefix, sys.exec_prefix}
     system = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/etc/localtime"]
     system += ["/etc/ld.so.cache", "/dev/null", "/dev/urandom"]
     if mode == "network":
@@ -136,6 +142,13 @@ def readable_by_default(mode: str) -> tuple[str, ...]:
         system += ["/etc/services", "/etc/protocols", "/etc/ssl", "/etc/pki", "/usr/share/ca-certificates"]
         system += ["/usr/local/share/ca-certificates", "/run/systemd/resolve"]
     return (*sorted(places - {"/"}), *system)
+
+
+def _folder() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:  # removed since
+        return ""
 
 
 def _prepare_landlock(locks: Lockdown) -> None:
