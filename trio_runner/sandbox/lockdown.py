@@ -88,9 +88,7 @@ class Lockdown:
 
         _be_first_for_the_memory_killer()
         if self.drop_uid:
-            os.setgroups([])
-            os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+            _become_nobody()
         elif self.drop_capabilities is not None:
             self.drop_capabilities()
         for limit, value in self.limits:
@@ -169,17 +167,51 @@ def _prepare_credentials(locks: Lockdown) -> None:
         locks.missing["uid"] = "the runner is not root, so its children are not either"
         locks.missing["capabilities"] = "the runner has none to drop"
         return
-    prefix_is_open = all(_open_to_all(Path(path)) for path in sys.path if path and Path(path).exists())
-    if prefix_is_open:
-        locks.drop_uid = True
+    reads, writes = [*sys.path, *locks.confinement.read], locks.confinement.write
+    if not _works(_become_nobody):
+        locks.missing["uid"] = "the runner may not change its uid, or not end processes of another"
+    elif not all(map(_open_to_all, filter(None, reads))):
+        locks.missing["uid"] = "the Python installation, or a granted path, is readable for its owner only"
+    elif not all(_open_to_all(path, 0o002) for path in writes):
+        locks.missing["uid"] = "a granted path is writable for its owner only"
     else:
-        locks.missing["uid"] = "the Python installation is readable for root only"
-        locks.drop_capabilities = _capability_dropper()
+        locks.drop_uid = True
+        return
+    locks.drop_capabilities = _capability_dropper()
 
 
-def _open_to_all(path: Path) -> bool:
-    """Whether nobody could read it: the folder and every folder above it."""
-    return all(folder.stat().st_mode & 0o001 for folder in (path.resolve(), *path.resolve().parents) if folder.is_dir())
+def _become_nobody() -> None:
+    os.setgroups([])
+    os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+    os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+
+
+def _works(change: Callable[[], None]) -> bool:
+    """Whether a child may change its ids so, and can still be ended by us: capabilities and user namespaces differ."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            change()
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    try:
+        os.kill(pid, 0)  # it is dead but not reaped: only the permission is looked at
+    except PermissionError:
+        os.waitpid(pid, 0)
+        return False
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _open_to_all(place: str, access: int = 0) -> bool:
+    """Whether nobody can get there and has ``access`` (mode bits for others); what is not there is no obstacle."""
+    try:
+        path = Path(place).resolve()
+        needed = access | (0o005 if path.is_dir() else 0o004)
+        return path.stat().st_mode & needed == needed and all(folder.stat().st_mode & 0o001 for folder in path.parents)
+    except OSError:
+        return True
 
 
 def _limits(confinement: Confinement) -> tuple[tuple[int, int], ...]:
