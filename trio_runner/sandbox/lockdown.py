@@ -31,6 +31,11 @@ _CAPABILITY_VERSION_3: Final = 0x20080522
 _MAX_FD: Final = 2**31 - 1
 _NOBODY: Final = 65534
 _OPEN_FILES: Final = 256
+_THREADS: Final = 8192
+"""Of one uid, all in all. Without it a loop of raw clone calls takes every pid of the machine within a second."""
+_ADDRESS_SPACE: Final = 64 * 1024**3
+"""Beyond a task's memory: reading untouched pages costs page tables, which no other limit counts (here 128 MiB)."""
+_STACK: Final = 64 * 1024**2
 
 Prctl = Callable[[int, int, int, int, int], int]
 
@@ -47,6 +52,7 @@ class Lockdown:
         self.filter: seccomp.Loader | None = None
         self.sealed = False
         self.drop_uid = False
+        self.count_as_nobody = False
         self.drop_capabilities: Callable[[], None] | None = None
         self.limits: tuple[tuple[int, int], ...] = ()
         self.missing: dict[str, str] = {}
@@ -90,6 +96,8 @@ class Lockdown:
         if self.drop_uid:
             _become_nobody()
         elif self.drop_capabilities is not None:
+            if self.count_as_nobody:
+                os.setresuid(_NOBODY, 0, 0)
             self.drop_capabilities()
         for limit, value in self.limits:
             resource.setrlimit(limit, (value, value))
@@ -178,6 +186,8 @@ def _prepare_credentials(locks: Lockdown) -> None:
         locks.drop_uid = True
         return
     locks.drop_capabilities = _capability_dropper()
+    # the kernel exempts root from the limit of processes: as to that limit alone, a child is nobody
+    locks.count_as_nobody = _works(lambda: os.setresuid(_NOBODY, 0, 0))
 
 
 def _become_nobody() -> None:
@@ -218,27 +228,33 @@ def _limits(confinement: Confinement) -> tuple[tuple[int, int], ...]:
     import resource
 
     limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, _OPEN_FILES), (resource.RLIMIT_MEMLOCK, 0)]
-    limits += [(resource.RLIMIT_MSGQUEUE, 0)]
+    # of the runner's own limit at most half, so that the zygote can go on forking
+    threads = min(_THREADS, _current(resource.RLIMIT_NPROC)[0] // 2)
+    limits += [(resource.RLIMIT_MSGQUEUE, 0), (resource.RLIMIT_NPROC, threads)]
     if not confinement.write:
         limits.append((resource.RLIMIT_FSIZE, 0))
     if confinement.cpu:
         limits.append((resource.RLIMIT_CPU, confinement.cpu))
     if confinement.memory:
-        limits.append((resource.RLIMIT_DATA, confinement.memory + _own_data()))
-    return tuple((limit, min(value, _hard(limit))) for limit, value in limits)
+        limits.append((resource.RLIMIT_DATA, confinement.memory + _own("VmData")))
+        # a stack is no data for the kernel, and neither are page tables
+        limits.append((resource.RLIMIT_STACK, min(_current(resource.RLIMIT_STACK)[0], _STACK)))
+        limits.append((resource.RLIMIT_AS, confinement.memory + _own("VmSize") + _ADDRESS_SPACE))
+    return tuple((limit, min(value, _current(limit)[1])) for limit, value in limits)
 
 
-def _hard(limit: int) -> int:
+def _current(limit: int) -> tuple[int, int]:
+    """Soft and hard, as numbers that can be compared."""
     import resource
 
-    hard = resource.getrlimit(limit)[1]
-    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
+    soft, hard = (sys.maxsize if value == resource.RLIM_INFINITY else value for value in resource.getrlimit(limit))
+    return soft, hard
 
 
-def _own_data() -> int:
-    """Bytes of data that the zygote has already: they are not the task's."""
+def _own(what: str) -> int:
+    """Bytes that the zygote has already: they are not the task's."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmData:"):
+        if line.startswith(f"{what}:"):
             return int(line.split()[1]) * 1024
     return 0
 

@@ -35,6 +35,7 @@ PID: Final = 0xFFFFFFF1
 _CLONE_THREAD: Final = 0x00010000
 _CLONE_NEW: Final = 0x7E020000
 _SHARED_ANONYMOUS: Final = 0x21
+_GROWS_DOWN: Final = 0x100
 _MSG_FASTOPEN: Final = 0x20000000
 _FCNTLS: Final = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)
 _IOCTLS: Final = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
@@ -153,7 +154,8 @@ def _check(name: str, *, network: bool) -> list[Instruction]:
     match name:
         case "mmap":  # memory that RLIMIT_DATA does not count
             return [
-                _arg(3), (0x54, 0, 0, _SHARED_ANONYMOUS), (_JEQ, 0, 1, _SHARED_ANONYMOUS), _ret(_DENY), _ret(_ALLOW),
+                _arg(3), (_JSET, 2, 0, _GROWS_DOWN),
+                (0x54, 0, 0, _SHARED_ANONYMOUS), (_JEQ, 0, 1, _SHARED_ANONYMOUS), _ret(_DENY), _ret(_ALLOW),
             ]  # fmt: skip
         case "clone":  # threads, no processes
             return [
