@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from trio_runner.sandbox.lockdown import Lockdown
 from trio_runner.sandbox.records import ACTIVE, LAYERS, OFF, UNAVAILABLE, Layer
 
 _LIMIT: Final = 10.0
+_FDS: Final = 1024
+_PR_GET_PDEATHSIG: Final = 2
+_PR_GET_DUMPABLE: Final = 3
 _NOT_LINUX: Final = "this platform has no such thing, or the portable mode is on"
 
 
@@ -31,7 +35,9 @@ class _Attempts(msgspec.Struct):
     own_session: bool
     open_files: list[int]
     environment: list[str]
+    parent_death_signal: bool
     dumpable: bool
+    limits: bool
     read_file: str
     write_file: str
     connect: str
@@ -73,9 +79,11 @@ def _be_the_probe(locks: Lockdown, sock: socket.socket) -> NoReturn:
 def _try_everything(locks: Lockdown, own_fd: int) -> _Attempts:
     return _Attempts(
         own_session=os.getsid(0) == os.getpid(),
-        open_files=[fd for fd in range(3, 64) if fd != own_fd and _is_open(fd)],
+        open_files=[fd for fd in range(3, _FDS) if fd != own_fd and _is_open(fd)],
         environment=list(os.environ),
-        dumpable=locks.prctl is None or locks.prctl(3, 0, 0, 0, 0) != 0,
+        parent_death_signal=_dies_with_its_parent(locks),
+        dumpable=locks.prctl is None or locks.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) != 0,
+        limits=bool(locks.limits) and all(_is_limited(limit, value) for limit, value in locks.limits),
         read_file=_refusal(_open_forbidden(locks)),
         write_file=_refusal(_write_forbidden(locks)),
         connect=_refusal(_connect_forbidden),
@@ -92,6 +100,22 @@ def _is_open(fd: int) -> bool:
     return True
 
 
+def _dies_with_its_parent(locks: Lockdown) -> bool:
+    if locks.prctl is None:
+        return False
+    import ctypes
+
+    number = ctypes.c_int()
+    return locks.prctl(_PR_GET_PDEATHSIG, ctypes.addressof(number), 0, 0, 0) == 0 and number.value == signal.SIGKILL
+
+
+def _is_limited(limit: int, value: int) -> bool:
+    """Whether neither of the two bounds is above ``value``."""
+    import resource
+
+    return all(0 <= bound <= value for bound in resource.getrlimit(limit))
+
+
 def _refusal(action: Callable[[], object]) -> str:
     """The errno's name with which the kernel refused, or nothing when it did not."""
     try:
@@ -102,9 +126,9 @@ def _refusal(action: Callable[[], object]) -> str:
 
 
 def _outside(candidates: tuple[str, ...], granted: tuple[str, ...]) -> Path | None:
-    """The first candidate that no grant covers."""
+    """The first candidate that is there and that no grant covers."""
     for path in map(Path, candidates):
-        if not any(path.is_relative_to(grant) for grant in granted):
+        if path.exists() and not any(path.is_relative_to(grant) for grant in granted):
             return path
     return None
 
@@ -155,26 +179,25 @@ def _status_of(pid: int) -> dict[str, str]:
 def _conclude(locks: Lockdown, found: _Attempts, status: dict[str, str], *, block_env: bool) -> list[Layer]:
     mode = locks.confinement.mode
     network = mode == "network"
+    # only Landlock says EACCES here: seccomp says EPERM, and everybody may read and write what was tried
+    files = locks.ruleset is not None and found.read_file == "EACCES" and found.write_file in ("EACCES", "EROFS")
     checks: dict[str, tuple[bool, str]] = {
         "session": (found.own_session, ""),
         "closed-files": (not found.open_files, f"open: {found.open_files}" if found.open_files else ""),
         "empty-environment": (not found.environment, "" if block_env else "N8N_BLOCK_RUNNER_ENV_ACCESS is false"),
-        "parent-death-signal": (locks.prctl is not None, ""),
+        "parent-death-signal": (found.parent_death_signal, ""),
         "no-new-privileges": (status.get("NoNewPrivs") == "1", ""),
         "not-dumpable": (not found.dumpable, ""),
-        "limits": (bool(locks.limits), ""),
-        "landlock-files": (
-            locks.ruleset is not None and bool(found.read_file) and bool(found.write_file),
-            f"ABI {landlock.abi()}",
-        ),
-        "landlock-network": (network and locks.ruleset is not None and found.connect == "EACCES", ""),
-        "landlock-signals": (locks.ruleset is not None and landlock.abi() >= 6 and bool(found.signal), ""),
+        "limits": (found.limits, ""),
+        "landlock-files": (files, f"ABI {landlock.abi()}"),
+        "landlock-network": (network and files and found.connect == "EACCES", ""),
+        "landlock-signals": (files and landlock.abi() >= 6 and found.signal == "EPERM", ""),
         "seccomp": (
-            status.get("Seccomp") == "2" and bool(found.fork),
+            status.get("Seccomp") == "2" and found.fork == "EPERM",
             "sealed: no file can be opened" if locks.sealed else "",
         ),
-        "capabilities": (int(status.get("CapEff", "1"), 16) == 0, ""),
-        "uid": (status.get("Uid", "0").split("\t")[0] != "0", ""),
+        "capabilities": (all(int(status.get(name, "1"), 16) == 0 for name in ("CapEff", "CapPrm")), ""),
+        "uid": ("0" not in status.get("Uid", "0").split("\t"), ""),
     }
     return [_layer(locks, name, *checks[name], network=network) for name in LAYERS]
 

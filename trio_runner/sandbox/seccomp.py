@@ -39,7 +39,7 @@ _GROWS_DOWN: Final = 0x100
 _MSG_FASTOPEN: Final = 0x20000000
 _FCNTLS: Final = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)
 _IOCTLS: Final = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
-_PRCTLS: Final = (3, 15, 16)  # is it dumpable; the name of a thread
+_PRCTLS: Final = (2, 3, 15, 16)  # its parent-death signal; is it dumpable; the name of a thread
 
 # name: (x86_64, aarch64); None where the architecture has no such call
 _PLAIN: Final[dict[str, tuple[int | None, int | None]]] = {
@@ -152,7 +152,7 @@ def _without(index: int, bits: int) -> list[Instruction]:
 def _check(name: str, *, network: bool) -> list[Instruction]:
     """What a call must look like."""
     match name:
-        case "mmap":  # memory that RLIMIT_DATA does not count
+        case "mmap":  # memory that RLIMIT_DATA does not count: shared anonymous pages, and stacks
             return [
                 _arg(3), (_JSET, 2, 0, _GROWS_DOWN),
                 (0x54, 0, 0, _SHARED_ANONYMOUS), (_JEQ, 0, 1, _SHARED_ANONYMOUS), _ret(_DENY), _ret(_ALLOW),
