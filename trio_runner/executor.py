@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import signal
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -82,9 +83,10 @@ class CodeCache:
 class Executor:
     """Runs tasks on a pool of workers."""
 
-    def __init__(self, pool: Pool, *, task_timeout: float, max_payload: int) -> None:
+    def __init__(self, pool: Pool, *, task_timeout: float, max_payload: int, cpu_limit: int = 0) -> None:
         self._pool = pool
         self._task_timeout = task_timeout
+        self._cpu_limit = cpu_limit
         self._frame_limits = frames.limits_from_child(max_payload)
         self._cache = CodeCache()
         self._call_ids = map(str, itertools.count(1))
@@ -193,7 +195,13 @@ class Executor:
         code = os.waitstatus_to_exitcode(status)
         if code == 0:
             return Failure(message="Failed to read result from child process", description=_EXITED, kind="worker")
-        if code == -9:
+        if code == -signal.SIGXCPU and self._cpu_limit:
+            return Failure(
+                message=f"The task used more than {self._cpu_limit} seconds of processor time",
+                description="The program was stopped. Let it do less at a time, or raise N8N_RUNNERS_TASK_CPU.",
+                kind="limit",
+            )
+        if code == -signal.SIGKILL:
             return Failure(message="Process was forcefully killed (SIGKILL)", description=_KILLED, kind="worker")
         return Failure(message=f"Task subprocess exited with code {code}", description=_EXITED, kind="worker")
 

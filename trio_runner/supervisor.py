@@ -92,7 +92,12 @@ class Runner:
             confinement=confinement_of(config),
             preload=config.preload,
         )
-        executor = executor or Executor(self.pool, task_timeout=config.task_timeout, max_payload=max_result)
+        executor = executor or Executor(
+            self.pool,
+            task_timeout=config.task_timeout,
+            max_payload=max_result,
+            cpu_limit=confinement_of(config).cpu,
+        )
         self._idle_clock = IdleClock(config.auto_shutdown_timeout)
         runner_id = config.runner_id or "".join(secrets.choice(_ID_ALPHABET) for _ in range(22))
         self._links = [

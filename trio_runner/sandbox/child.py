@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from trio_runner.sandbox import compiling, formatguard, frames, imports, tracebacks, values
+from trio_runner.sandbox import compiling, formatguard, frames, hints, imports, tracebacks, values
 from trio_runner.sandbox.frames import Failure, Run
 from trio_runner.sandbox.hardened import harden
-from trio_runner.sandbox.policy import Policy
+from trio_runner.sandbox.policy import Confinement, Policy
 from trio_runner.sandbox.userapi import MAX_PRINT_BYTES, CapturedErrors, LineStream, Printer
 
 _GC_THRESHOLD = 50_000
@@ -31,14 +31,15 @@ _MIN_ROOM = 4096
 class Prepared:
     """What the zygote builds once and every child inherits by the fork."""
 
-    def __init__(self, policy: Policy, max_payload: int) -> None:
+    def __init__(self, policy: Policy, max_payload: int, confinement: Confinement | None = None) -> None:
         self.policy = policy
+        self.confinement = confinement or Confinement(mode="off")
         self.max_payload = max_payload
         self.printer = Printer(self._print, min(MAX_PRINT_BYTES, max(max_payload, _MIN_ROOM)))
         self.builtins = imports.make_builtins(policy, self.printer.print)
         self.guard = (
             harden(formatguard.make_format_guard(imports.SecurityViolationError), "format")
-            if policy.source_checks
+            if policy.source_checks and not policy.relaxed
             else None
         )
         self._sock: socket.socket | None = None
@@ -166,7 +167,7 @@ def _failure_bytes(
 ) -> bytes:
     """The frame that tells of a failure. Never raises: an error that cannot be described is still an error."""
     try:
-        payload = frames.encode(_failure(error, source, errors.text, index))
+        payload = frames.encode(_failure(prepared, error, source, errors.text, index))
         if len(payload) <= max(prepared.max_payload, _MIN_ROOM):
             return payload
         text = "The program failed, and the error is larger than a message may be"
@@ -175,7 +176,7 @@ def _failure_bytes(
     return frames.encode(Failure(message=text))
 
 
-def _failure(error: BaseException, source: str, stderr: str, index: list[int]) -> Failure:
+def _failure(prepared: Prepared, error: BaseException, source: str, stderr: str, index: list[int]) -> Failure:
     """The failure in the words of runner-behaviour 11, with the line, the type and the user's own frames."""
     frames_of_user = tracebacks.user_frames(error)
     line = frames_of_user[-1][0] if frames_of_user else None
@@ -184,10 +185,18 @@ def _failure(error: BaseException, source: str, stderr: str, index: list[int]) -
     if kind is imports.SecurityViolationError:
         return Failure(
             message=imports.VIOLATION,
-            description=_own_description(error),
+            description=_with_hint(_own_description(error)),
             line=line,
             item_index=item_index,
             kind="violation",
+        )
+    if issubclass(kind, MemoryError):
+        return Failure(
+            message=_out_of_memory(prepared.confinement),
+            description=_description(error, source, stderr),
+            line=line,
+            item_index=item_index,
+            kind="limit",
         )
     if kind is values.UnsendableError:
         path = tracebacks.clip(getattr(error, "path", ""), 300)
@@ -197,7 +206,19 @@ def _failure(error: BaseException, source: str, stderr: str, index: list[int]) -
         message = tracebacks.clip(f"Process exited with code {_exit_code(error)}")
     else:
         message = tracebacks.text_of(error) or tracebacks.type_name(error)
-    return Failure(message=message, description=_description(error, source, stderr), line=line, item_index=item_index)
+    description = _description(error, source, stderr)
+    hint = hints.for_error(error, prepared.policy, prepared.confinement)
+    return Failure(message=message, description=description + hint, line=line, item_index=item_index)
+
+
+def _with_hint(description: str | None) -> str | None:
+    return None if description is None else description + hints.for_refusals([description])
+
+
+def _out_of_memory(confinement: Confinement) -> str:
+    if confinement.mode == "off" or not confinement.memory:
+        return "Out of memory"
+    return f"Out of memory: a task may use {confinement.memory >> 20} MiB (N8N_RUNNERS_TASK_MEMORY)"
 
 
 def _exit_code(error: BaseException) -> str:

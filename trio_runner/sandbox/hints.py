@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from trio_runner.sandbox.policy import Confinement, Policy
+from trio_runner.sandbox.policy import RELAXED_BUILTINS_DENY, Confinement, Policy
 
 _BY_PREFIX: Final = {
     "Import of standard": (
@@ -42,10 +42,8 @@ def for_error(error: BaseException, policy: Policy, confinement: Confinement) ->
             name = "__build_class__"
         if name in policy.builtins_deny:
             what = "classes" if name == "__build_class__" else name
-            return (
-                f"\n\nTo allow {what}, the runner's operator takes {name} out of N8N_RUNNERS_BUILTINS_DENY "
-                "or sets N8N_RUNNERS_POLICY=relaxed."
-            )
+            relaxed = "" if name in RELAXED_BUILTINS_DENY else " or sets N8N_RUNNERS_POLICY=relaxed"
+            return f"\n\nTo allow {what}, the runner's operator takes {name} out of N8N_RUNNERS_BUILTINS_DENY{relaxed}."
     if isinstance(error, PermissionError | OSError) and confinement.mode != "off" and error.errno in (1, 13):
         return (
             f"\n\nThe sandbox ({confinement.mode}) refused this. To allow it, the runner's operator grants paths with "

@@ -100,7 +100,9 @@ class Lockdown:
                 os.setresuid(_NOBODY, 0, 0)
             self.drop_capabilities()
         for limit, value in self.limits:
-            resource.setrlimit(limit, (value, value))
+            # at the hard limit of time the kernel kills without a word; at the soft one the signal says what happened
+            hard = value + 1 if limit == resource.RLIMIT_CPU else value
+            resource.setrlimit(limit, (value, hard))
 
     @staticmethod
     def _close_files(keep_fd: int) -> None:

@@ -29,7 +29,7 @@ def main(control_fd: int) -> NoReturn:
     control = socket.socket(fileno=control_fd)
     setup = msgspec.msgpack.decode(_read_payload(control), type=Setup)
     not_preloaded = _preload(setup.preload)
-    prepared = child.Prepared(setup.policy, setup.max_payload)
+    prepared = child.Prepared(setup.policy, setup.max_payload, setup.confinement)
     locks = lockdown.prepare(setup.confinement, portable=setup.portable)
     if setup.policy.block_env:
         _clear_environment()
