@@ -64,6 +64,8 @@ class OfferTerms(msgspec.Struct, frozen=True, kw_only=True):
     """How much longer than announced an offer is honoured: the broker counts from its receipt."""
     settings_timeout: float = 10.0
     """How long an accepted task may wait for its settings: a broker that forgot it must not keep the slot."""
+    beat: float = 0.25
+    """How often to look whether a slot that another session held is free: nobody tells this one."""
 
 
 # What the shell is asked to do
@@ -192,7 +194,10 @@ class Session:
         times = [task.settings_due for task in self._tasks.values() if task.state is TaskState.WAITING]
         if self.phase is Phase.REGISTERED:
             # an offer that has lapsed already is kept for its slack: as a deadline it would be in the past
-            times += [offer.lapses_at for offer in self._offers.values() if offer.lapses_at > self._settled_at]
+            lapses = [offer.lapses_at for offer in self._offers.values() if offer.lapses_at > self._settled_at]
+            times += lapses
+            if len(self._tasks) + len(lapses) < self._slots.capacity:
+                times.append(self._settled_at + self._terms.beat)
         return min(times, default=None)
 
     # Events
