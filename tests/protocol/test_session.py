@@ -187,7 +187,7 @@ def test_an_offer_and_its_replacement_cannot_both_take_the_one_slot() -> None:
 def test_the_deadline_does_not_stand_still_at_a_lapsed_offer() -> None:
     session = offering()
     session.tick(5.0)
-    assert session.next_deadline() is None
+    assert session.next_deadline() == 5.25
     session.make_offers(5.0)
     session.tick(5.05)
     assert session.next_deadline() == 10.0
@@ -199,7 +199,30 @@ def test_the_deadline_does_not_stand_still_while_another_session_holds_all_slots
     slots.take()
     session.tick(5.0)
     assert session.make_offers(5.0) == []
-    assert session.next_deadline() is None
+    assert session.next_deadline() == 5.25
+    session.tick(5.25)
+    assert session.next_deadline() == 5.5
+
+
+def test_offers_that_are_no_longer_honoured_are_forgotten() -> None:
+    session = offering(2)
+    for turn in range(1, 100):
+        session.make_offers(5.0 * turn)
+    assert len(session._offers) <= 4
+
+
+def test_what_is_not_offered_can_be_asked_for() -> None:
+    slots = Slots(3)
+    session = connected(slots=slots)
+    assert session.unoffered(0.0) == 0
+    session.receive(RunnerRegistered(), 0.0)
+    assert session.unoffered(0.0) == 3
+    session.make_offers(0.0)
+    assert (session.unoffered(4.999), session.unoffered(5.0)) == (0, 3)
+    slots.take()
+    assert (session.unoffered(4.999), session.unoffered(5.0)) == (0, 2)
+    session.drain(5.0)
+    assert session.unoffered(5.0) == 0
 
 
 def test_an_accepted_task_uses_up_its_offer_and_its_slot() -> None:
@@ -621,12 +644,25 @@ def test_two_sessions_offer_the_same_slots_and_never_fill_more_than_there_are() 
     assert other.make_offers(0.0) == []
 
 
-def test_a_slot_that_another_session_freed_is_offered_at_the_next_tick() -> None:
+def test_a_slot_that_another_session_freed_is_found_within_a_beat() -> None:
     slots = Slots(1)
     one, other = waiting(slots=slots), offering(slots=slots)
-    other.receive(accept("u", "o1"), 0.0)
-    one.receive(cancel("t"), 0.0)
-    assert wants_offers(other.tick(0.25))
+    other.tick(5.0)
+    assert other.make_offers(5.0) == []
+    assert other.next_deadline() == 5.25
+    one.receive(cancel("t"), 5.1)
+    assert other.next_deadline() == 5.25
+    assert wants_offers(other.tick(5.25))
+    assert len(sent(other.make_offers(5.25))) == 1
+    assert other.next_deadline() == 10.25
+
+
+def test_a_session_that_offers_all_it_has_needs_no_beat() -> None:
+    assert offering(3).next_deadline() == 5.0
+    session = running(2)
+    session.receive(accept("u", "o2"), 1.0)
+    session.receive(settings("u"), 1.0)
+    assert session.next_deadline() is None
 
 
 # Draining (protocol.md 17)
@@ -748,6 +784,7 @@ def test_a_lost_session_takes_no_messages_and_makes_no_offers(made: Callable[...
     late = [InfoRequest(), RunnerRegistered(), accept("u", "o1"), settings("t"), cancel("t"), Drain(), *answers("t")]
     for message in late:
         assert session.receive(message, 0.0) == []
+    assert session.open_offers(0.0) == 0
     assert session.tick(1000.0) == []
     assert session.make_offers(1000.0) == []
     assert session.next_deadline() is None
