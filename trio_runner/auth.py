@@ -32,7 +32,7 @@ async def fetch_grant_token(address: BrokerAddress, auth_token: str) -> str:
     if response.status == 200:
         try:
             return msgspec.json.decode(response.body, type=_Answer).data.token
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise BrokerUnreachableError(f"{address.label}{path} gave no token: {error}") from error
     if response.status == 403:
         raise AuthRefusedError(
@@ -41,5 +41,11 @@ async def fetch_grant_token(address: BrokerAddress, auth_token: str) -> str:
         )
     if response.status == 429:
         raise RateLimitedError(f"{address.label} takes no more logins now (HTTP 429)", at_least=1.0)
-    text = response.body[:200].decode(errors="replace").strip()
-    raise BrokerUnreachableError(f"{address.label}{path} answered HTTP {response.status}: {text}")
+    if response.status == 404:
+        raise BrokerUnreachableError(
+            f"{address.label}{path} does not exist (HTTP 404). "
+            "N8N_RUNNERS_PATH must be the same for n8n and for this runner"
+        )
+    text = " ".join(response.body[:200].decode(errors="replace").split())
+    detail = f": {text}" if text else ""
+    raise BrokerUnreachableError(f"{address.label}{path} answered HTTP {response.status}{detail}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EXIT_CONFIG = 1
 EXIT_PROGRAM = 1
+_WIDTH = 110
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
 
 @click.group(
     invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _WIDTH},
     epilog="Without a command, trio-runner starts: n8n and its launcher call it so. "
     "All settings are environment variables; see the README, or `trio-runner start --help`.",
 )
@@ -41,40 +42,44 @@ def cli(context: click.Context) -> None:
         context.invoke(start)
 
 
-def _start_help() -> str:
-    from trio_runner.config import VARIABLES
-
-    width = max(len(name) for name in VARIABLES)
-    lines = [f"  {v.name:<{width}}  {v.meaning}" + (f" [{v.default}]" if v.default else "") for v in VARIABLES.values()]
-    return "\n".join(lines)
-
-
 class _StartCommand(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
-        formatter.write("\nEnvironment variables (most can also be given as NAME_FILE, the path of a file):\n\n")
-        formatter.write(_start_help() + "\n")
+        from trio_runner.config import VARIABLES
+
+        rows = []
+        for variable in VARIABLES.values():
+            default = f"{variable.default} {variable.unit}".strip().replace(",", ", ") if variable.default else ""
+            rows.append((variable.name, variable.meaning + (f" [{default}]" if default else "")))
+        with formatter.section("Environment variables (most can also be given as NAME_FILE, the path of a file)"):
+            formatter.write_dl(rows, col_max=max(len(name) for name, _ in rows))
 
 
-@cli.command(cls=_StartCommand)
+@cli.command(cls=_StartCommand, short_help="Connect to n8n and run tasks until stopped.")
 def start() -> NoReturn:
     """Connect to n8n's task broker and run Python tasks until stopped.
 
-    Exit codes: 0 clean stop or idle timeout, 1 bad configuration or port in use or a shutdown that took too long, 3
-    wrong auth token, 4 the connection of a single-use grant token ended.
+    \b
+    Exit codes:
+      0  clean stop, or idle timeout
+      1  bad configuration, port in use, or tasks cut off by a shutdown
+      3  wrong auth token
+      4  the one connection that a grant token is good for ended
+      6  a required layer of the sandbox is missing
     """
     sys.exit(_start())
 
 
 def _start() -> int:
     from trio_runner import log
-    from trio_runner.config import ConfigError, load
+    from trio_runner.config import NO_COLOR, ConfigError, load
 
     logger = log.get_logger("cli")
     try:
         loaded = load(os.environ)
     except ConfigError as error:
-        log.configure()
-        logger.error("Invalid configuration: %s", error)
+        log.configure(no_color=NO_COLOR.name in os.environ)
+        for problem in error.problems:
+            logger.error("Invalid configuration: %s", problem)
         return EXIT_CONFIG
     config = loaded.config
     log.configure(config.log_level, no_color=config.no_color)
@@ -128,7 +133,7 @@ def _start_sentry(config: Config, logger: Any) -> None:
     )
 
 
-@cli.command("exec")
+@cli.command("exec", short_help="Run one program without n8n.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path), required=False)
 @click.option("-c", "code", help="The program, as a text instead of a file.")
 @click.option("--items", "items_from", metavar="FILE", help="Input items: a JSON file, or - for standard input.")
@@ -163,7 +168,10 @@ def exec_command(  # noqa: PLR0917 - one parameter an option, called by click wi
 
     if (file is None) == (code is None):
         raise click.UsageError("Give the program either as FILE or with -c CODE.")
-    source = code if code is not None else click.open_file(str(file), encoding="utf-8").read()
+    if str(file) == items_from == "-":
+        raise click.UsageError("The program and the items cannot both come from standard input.")
+    source = code if file is None else _read_source(file)
+    assert source is not None
     program = Program(source=source, each_item=each, items=_read_items(items_from), query=_read_query(query))
     environ = dict(os.environ)
     if stdlib is not None:
@@ -171,6 +179,17 @@ def exec_command(  # noqa: PLR0917 - one parameter an option, called by click wi
     if external is not None:
         environ["N8N_RUNNERS_EXTERNAL_ALLOW"] = external
     sys.exit(run_program(program, environ, as_json=as_json, verbose=verbose))
+
+
+def _read_source(file: Path) -> str:
+    try:
+        with click.open_file(str(file), encoding="utf-8") as opened:
+            text: str = opened.read()
+            return text
+    except OSError as error:
+        raise click.UsageError(f"Cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{file} is not UTF-8 text") from None
 
 
 def _read_items(source: str | None) -> bytes:
@@ -205,7 +224,7 @@ def _read_query(text: str | None) -> bytes | None:
     return text.encode()
 
 
-@cli.command()
+@cli.command(short_help="Check a program without running it.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 def check(file: Path) -> NoReturn:
     """Analyse a program as the runner would, without running it: syntax and rules, with line and column.
@@ -219,7 +238,7 @@ def check(file: Path) -> NoReturn:
         policy = load({"N8N_RUNNERS_GRANT_TOKEN": "-", **os.environ}).config.policy
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
-    source = click.open_file(str(file), encoding="utf-8").read()
+    source = _read_source(file)
     name = "<stdin>" if str(file) == "-" else str(file)
     try:
         violations = analysis.analyse(analysis.parse(source), policy)
@@ -235,7 +254,7 @@ def check(file: Path) -> NoReturn:
     sys.exit(EXIT_PROGRAM if violations else 0)
 
 
-@cli.command()
+@cli.command(short_help="Look whether this installation works.")
 @click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
 def doctor(as_json: bool) -> NoReturn:
     """Look whether this installation works: settings, sandbox layers, imports, broker.
@@ -254,7 +273,7 @@ def doctor(as_json: bool) -> NoReturn:
     sys.exit(1 if any(finding.mark == "bad" for finding in findings) else 0)
 
 
-@cli.command()
+@cli.command(short_help="Print the completion script of a shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the completion script of a shell.

@@ -18,6 +18,7 @@ import msgspec
 import trio
 from msgspec import UNSET, Raw
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+from wsproto.utilities import ProtocolError
 
 from trio_runner.http import Request, Response, serve
 from trio_runner.log import get_logger
@@ -43,8 +44,9 @@ from trio_runner.streams import Replay
 log = get_logger("localbroker")
 
 PATH = "/runners"
-_BEAT_AT_MOST = 1.0
 _QUEUE = 100_000
+_HANDSHAKE_LIMIT = 10.0
+_CLOSE_LIMIT = 2.0
 OnPrint = Callable[[list[object]], None]
 
 
@@ -76,8 +78,9 @@ class LocalBroker:
         self._broker = Broker(new_task_id=lambda: secrets.token_urlsafe(6), terms=terms)
         self._calls: dict[str, _Call] = {}
         self._by_task: dict[str, str] = {}
-        self._outboxes: dict[str, trio.MemorySendChannel[bytes]] = {}
+        self._outboxes: dict[str, trio.MemorySendChannel[bytes | int]] = {}
         self._sockets: dict[str, WebSocketConnection] = {}
+        self._left = trio.Event()
         self._ids = map(str, itertools.count(1))
         self._wake, self._woken = trio.open_memory_channel[None](1)
         self.machine = self._broker
@@ -119,9 +122,13 @@ class LocalBroker:
         self._carry_out(self._broker.drain())
 
     async def disconnect(self, code: int = 1001) -> None:
-        """Closes every runner's connection."""
-        for websocket in list(self._sockets.values()):
-            await websocket.aclose(code)
+        """Closes every runner's connection, after what is still to be written. Returns when all are gone."""
+        gone = list(self._sockets.values())
+        for outbox in self._outboxes.values():
+            outbox.send_nowait(code)
+        self._outboxes.clear()
+        while any(websocket in gone for websocket in self._sockets.values()):
+            await self._left.wait()
 
     # HTTP and WebSocket
 
@@ -136,9 +143,9 @@ class LocalBroker:
     def _grant(self, body: bytes) -> Response:
         try:
             token = msgspec.json.decode(body, type=dict[str, str]).get("token")
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return Response(400, b'{"code":400,"message":"invalid_type"}', "application/json")
-        if token is None or not secrets.compare_digest(token, self._auth_token):
+        if token is None or not secrets.compare_digest(token.encode(), self._auth_token.encode()):
             return Response(403, b'{"code":403,"message":"Forbidden"}', "application/json")
         return Response(200, msgspec.json.encode({"data": {"token": self.new_grant()}}), "application/json")
 
@@ -160,22 +167,31 @@ class LocalBroker:
         if grant not in self._grants:
             return Response(403)
         self._grants.discard(grant)
-        async with trio.open_nursery() as nursery:
-            handshake = await wrap_server_stream(
-                nursery, Replay(stream, request.raw), max_message_size=self._max_payload, receive_buffer_size=262_144
-            )
-            websocket = await handshake.accept()
-            await self._converse(runner_id, websocket, nursery)
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                websocket: WebSocketConnection | None = None
+                with trio.move_on_after(_HANDSHAKE_LIMIT):
+                    handshake = await wrap_server_stream(
+                        nursery,
+                        Replay(stream, request.raw),
+                        max_message_size=self._max_payload,
+                        receive_buffer_size=262_144,
+                    )
+                    websocket = await handshake.accept()
+                if websocket is not None:
+                    await self._converse(runner_id, websocket, nursery)
+                nursery.cancel_scope.cancel()
+        except* (ProtocolError, ConnectionClosed) as group:
+            log.warning("A runner's connection failed: %s", group.exceptions[0])
         return None
 
     async def _converse(self, runner_id: str, websocket: WebSocketConnection, nursery: trio.Nursery) -> None:
-        outbox, to_write = trio.open_memory_channel[bytes](_QUEUE)
+        outbox, to_write = trio.open_memory_channel[bytes | int](_QUEUE)
         actions = self._broker.connect(runner_id)
         self._carry_out([action for action in actions if isinstance(action, CloseRunner)])
         self._outboxes[runner_id], self._sockets[runner_id] = outbox, websocket
         self._carry_out([action for action in actions if not isinstance(action, CloseRunner)])
-        nursery.start_soon(_write, websocket, to_write)
+        nursery.start_soon(_write, websocket, to_write, written := trio.Event())
         try:
             while True:
                 frame = await websocket.get_message()
@@ -188,9 +204,16 @@ class LocalBroker:
         except ConnectionClosed:
             pass
         finally:
+            outbox.close()
             if self._sockets.get(runner_id) is websocket:
-                del self._outboxes[runner_id], self._sockets[runner_id]
+                self._outboxes.pop(runner_id, None)
+                del self._sockets[runner_id]
                 self._carry_out(self._broker.disconnect(runner_id, trio.current_time()))
+            self._left.set()
+            self._left = trio.Event()
+        # when it was us who closed, the runner's own close frame is still to come
+        with trio.move_on_after(_CLOSE_LIMIT):
+            await written.wait()
 
     # The machine's actions
 
@@ -205,8 +228,7 @@ class LocalBroker:
             elif isinstance(action, ToRequester):
                 self._tell_requester(action)
             elif outbox := self._outboxes.pop(action.runner_id, None):
-                self._sockets.pop(action.runner_id)
-                outbox.close()
+                outbox.send_nowait(action.code)
         with suppress(trio.WouldBlock):
             self._wake.send_nowait(None)
 
@@ -241,7 +263,8 @@ class LocalBroker:
         call = self._calls.get(self._by_task.get(rpc.task_id, ""))
         if rpc.name == "logNodeOutput":
             if call is not None and call.on_print is not None:
-                call.on_print(msgspec.json.decode(rpc.params, type=list[object]))
+                with suppress(msgspec.ValidationError):  # no list: only a foreign runner does that
+                    call.on_print(msgspec.json.decode(rpc.params, type=list[object]))
             answer = RequesterRpcResponse(task_id=rpc.task_id, call_id=rpc.call_id, status="success", data=UNSET)
         else:
             data = Raw(b'"Method not allowed"')
@@ -257,10 +280,17 @@ class LocalBroker:
                 self._carry_out(self._broker.tick(trio.current_time()))
 
 
-async def _write(websocket: WebSocketConnection, to_write: trio.MemoryReceiveChannel[bytes]) -> None:
+async def _write(
+    websocket: WebSocketConnection, to_write: trio.MemoryReceiveChannel[bytes | int], written: trio.Event
+) -> None:
+    """Writes messages until the connection is gone, or until a close code says that this was the last one."""
     try:
         async for data in to_write:
+            if isinstance(data, int):
+                await websocket.aclose(data)
+                return
             await websocket.send_message(data.decode())
-        await websocket.aclose(1000)
     except ConnectionClosed:
         return
+    finally:
+        written.set()

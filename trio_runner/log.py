@@ -8,11 +8,16 @@ the launcher add their own prefix.
 from __future__ import annotations
 
 import logging
+import re
 import sys
+from io import TextIOWrapper
 from typing import TextIO
 
 _COLOURS = {"DEBUG": "34", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "31"}
 _ROOT = "trio_runner"
+_LONGEST = 16_000
+# Line ends, what moves a terminal's cursor or turns its text around, and halves of characters, which cannot be encoded.
+_HARMFUL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -24,6 +29,8 @@ def configure(level: str = "INFO", *, no_color: bool = False, stream: TextIO | N
     """Sends our records at ``level`` and above to ``stream`` (stdout). An unknown level means INFO, as in the
     reference."""
     out = stream or sys.stdout
+    if isinstance(out, TextIOWrapper):
+        out.reconfigure(errors="backslashreplace")  # a record that this locale cannot show is still a record
     handler = logging.StreamHandler(out)
     if out.isatty():
         handler.setFormatter(_TerminalFormatter(no_color=no_color))
@@ -36,9 +43,14 @@ def configure(level: str = "INFO", *, no_color: bool = False, stream: TextIO | N
 
 
 def _one_line(text: str) -> str:
-    """The launcher forwards lines: a record must be one, and below its 64 KiB (deployment.md 3.3)."""
-    flat = text.replace("\r", "\\r").replace("\n", "\\n")
-    return flat if len(flat) <= 16_000 else f"{flat[:16_000]}… [cut]"
+    """The launcher forwards lines: a record must be one, and below its 64 KiB (deployment.md 3.3). What user code
+    prints must not be able to pose as another record or to talk to the terminal."""
+    flat = text[: _LONGEST + 1] if text.isprintable() else _HARMFUL.sub(_escaped, text[: _LONGEST + 1])
+    return flat if len(flat) <= _LONGEST else f"{flat[:_LONGEST]}… [cut]"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found.group().encode("unicode_escape").decode("ascii")
 
 
 class _PlainFormatter(logging.Formatter):
@@ -65,4 +77,4 @@ class _TerminalFormatter(logging.Formatter):
     @staticmethod
     def _coloured(time: str, level: str, message: str) -> str:
         colour = _COLOURS.get(level, "0")
-        return f"\x1b[2m{time}\x1b[0m  \x1b[{colour}m{level:<8}\x1b[0m {message}"
+        return f"\x1b[2m{time}\x1b[0m  \x1b[{colour}m{level}\x1b[0m  {message}"

@@ -6,6 +6,7 @@ result on standard output.
 
 from __future__ import annotations
 
+import errno
 import secrets
 import sys
 import time
@@ -23,6 +24,8 @@ from trio_runner.executor import unquote
 from trio_runner.localbroker import LocalBroker, TaskFailed
 from trio_runner.protocol.messages import NULL, ResultData
 from trio_runner.supervisor import Runner
+
+_COLOURED_AT_MOST = 200_000  # colouring is slow: a second for each million characters, or more
 
 
 class Program(msgspec.Struct, frozen=True):
@@ -53,7 +56,7 @@ class Program(msgspec.Struct, frozen=True):
 
 def run_program(program: Program, environ: Mapping[str, str], *, as_json: bool, verbose: bool) -> int:
     """Runs it and shows what comes of it. Returns the exit code."""
-    console = _Console(as_json=as_json)
+    console = _Console(as_json=as_json, verbose=verbose)
     log.configure("DEBUG" if verbose else "CRITICAL", stream=sys.stderr)
     # the environment decides what a program may do; which broker it names does not count here
     ours = {name: value for name, value in environ.items() if name not in CONNECTION}
@@ -64,10 +67,11 @@ def run_program(program: Program, environ: Mapping[str, str], *, as_json: bool, 
             console.complain(f"Warning: {warning}")
         started = time.perf_counter()
         with console.progress():
-            result = trio.run(_whole, program, ours, console)
+            result = _run(program, ours, console)
         console.result(result, seconds=time.perf_counter() - started)
     except ConfigError as error:
-        console.complain(f"Invalid configuration: {error}")
+        for problem in error.problems:
+            console.complain(f"Invalid configuration: {problem}")
         return 1
     except TaskFailed as failed:
         console.failure(failed.error)
@@ -75,15 +79,35 @@ def run_program(program: Program, environ: Mapping[str, str], *, as_json: bool, 
     except FatalError as error:
         console.complain(str(error))
         return error.exit_code
+    except trio.TooSlowError:
+        console.complain("The program did not start in time; --verbose shows why")
+        return 1
     except KeyboardInterrupt:
         console.complain("Interrupted")
         return 130
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise  # click knows what to do when nobody reads on
+        console.complain(f"Cannot write the result: {error.strerror}")
+        return 1
     return 0
 
 
+def _run(program: Program, environ: dict[str, str], console: _Console) -> ResultData:
+    try:
+        return trio.run(_whole, program, environ, console)
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is not None:
+            raise KeyboardInterrupt from None
+        raise
+
+
 async def _whole(program: Program, environ: dict[str, str], console: _Console) -> ResultData:
-    """Broker, runner and one task, each over the socket as with n8n. Raises `TaskFailed` or `FatalError`."""
-    outcome: ResultData | TaskFailed | FatalError | None = None
+    """Broker, runner and one task, each over the socket as with n8n.
+
+    Raises `TaskFailed`, `FatalError` or `trio.TooSlowError`.
+    """
+    outcome: ResultData | TaskFailed | FatalError | trio.TooSlowError | None = None
     async with trio.open_nursery() as nursery:
 
         async def serve(runner: Runner) -> None:
@@ -100,7 +124,7 @@ async def _whole(program: Program, environ: dict[str, str], console: _Console) -
         nursery.start_soon(serve, Runner(config, environment=environ))
         try:
             outcome = await broker.run_task(program.settings(), console.print)
-        except TaskFailed as failed:
+        except (TaskFailed, trio.TooSlowError) as failed:
             outcome = failed
         nursery.cancel_scope.cancel()
     if isinstance(outcome, ResultData):
@@ -111,17 +135,18 @@ async def _whole(program: Program, environ: dict[str, str], console: _Console) -
 class _Console:
     """What a person sees. On a terminal with rich, in a pipe with nothing but the result."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, verbose: bool) -> None:
+        self._quiet = verbose  # log lines would tear a moving line apart
         self._pretty = sys.stdout.isatty() and not as_json
         self._terminal: Any = None
         if sys.stderr.isatty():
             from rich.console import Console
 
-            self._terminal = Console(stderr=True, highlight=False)
+            self._terminal = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def progress(self) -> AbstractContextManager[object]:
         """A line that moves while the program runs, gone when it is done."""
-        return nullcontext() if self._terminal is None else self._terminal.status("Running…")
+        return nullcontext() if self._terminal is None or self._quiet else self._terminal.status("Running…")
 
     def print(self, params: list[object]) -> None:
         """One print of the program, as it happens."""
@@ -130,39 +155,45 @@ class _Console:
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
         else:
-            self._terminal.print(text, markup=False)
+            self._terminal.print(text)
 
     def complain(self, text: str) -> None:
         """Something of ours is wrong."""
         if self._terminal is None:
             sys.stderr.write(text + "\n")
         else:
-            self._terminal.print(text, style="yellow", markup=False)
+            self._terminal.print(text, style="yellow")
 
     def failure(self, error: dict[str, object]) -> None:
         """The program failed: what n8n would show, and where."""
         line = error.get("lineNumber")
         context = error.get("context")
         item = context.get("itemIndex") if isinstance(context, dict) else None
-        where = (f" [line {line}]" if line is not None else "") + (f" [item {item}]" if item is not None else "")
         message, description = str(error.get("message", "")), str(error.get("description") or "")
+        where = f" [line {line}]" if line is not None and f"line {line})" not in message else ""
+        where += f" [item {item}]" if item is not None else ""
         if self._terminal is None:
             sys.stderr.write(f"Error: {message}{where}\n" + (f"{description}\n" if description else ""))
         else:
-            self._terminal.print(f"Error: {message}{where}", style="bold red", markup=False)
+            self._terminal.print(f"Error: {message}{where}", style="bold red")
             if description:
-                self._terminal.print(description, style="dim", markup=False)
+                self._terminal.print(description, style="dim")
 
     def result(self, data: ResultData, *, seconds: float) -> None:
         """The result: pretty on a terminal, one line of JSON in a pipe."""
         text = bytes(memoryview(data.result)).decode() if isinstance(data.result, msgspec.Raw) else "null"
         if not self._pretty:
-            sys.stdout.write(text + "\n")
+            # bytes: the result is JSON in UTF-8, whatever the locale
+            sys.stdout.buffer.write(text.encode() + b"\n")
+            sys.stdout.flush()
             return
         from rich.console import Console
 
         out = Console()
-        out.print_json(text)
+        if len(text) <= _COLOURED_AT_MOST:
+            out.print_json(text)
+        else:
+            sys.stdout.write(msgspec.json.format(text, indent=2) + "\n")
         value = msgspec.json.decode(text)
         count = f"{len(value)} item{'' if len(value) == 1 else 's'}, " if isinstance(value, list) else ""
         out.print(f"{count}{seconds * 1000:.0f} ms with start-up", style="dim", highlight=False)
