@@ -70,9 +70,13 @@ ALWAYS_PRELOADED: Final = ("_strptime", "encodings.idna", "datetime", "decimal",
 """Loaded by the language behind the author's back (strptime, idna, big integers); after the fork it would cost time."""
 
 
+COMPANIONS: Final = {"httpx": ("httpcore",), "requests": ("urllib3", "idna"), "openai": ("httpx", "httpcore")}
+"""What packages import only when they are first used: after the fork that would cost each task."""
+
+
 def preload_list(policy: Policy, chosen: tuple[str, ...] | None) -> tuple[str, ...]:
     """What is imported before the fork: what the operator chose, or else what is allowed by name."""
     if chosen is not None:
         return (*ALWAYS_PRELOADED, *chosen)
-    named = (policy.stdlib_allow | policy.external_allow) - {ALL}
-    return (*ALWAYS_PRELOADED, *sorted(name for name in named if name not in NOT_WORTH_PRELOADING))
+    named = sorted((policy.stdlib_allow | policy.external_allow) - {ALL} - NOT_WORTH_PRELOADING)
+    return (*ALWAYS_PRELOADED, *(module for name in named for module in (name, *COMPANIONS.get(name, ()))))

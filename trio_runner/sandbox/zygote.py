@@ -28,6 +28,9 @@ def main(control_fd: int) -> NoReturn:
     """The zygote's whole life. Exits when the runner closes its end."""
     control = socket.socket(fileno=control_fd)
     setup = msgspec.msgpack.decode(_read_payload(control), type=Setup)
+    if not setup.policy.allows_import("trio"):
+        # ours, not the user's: packages that can use it (httpcore) would load it into every child
+        sys.modules["trio"] = None  # type: ignore[assignment]
     not_preloaded = _preload(setup.preload)
     prepared = child.Prepared(setup.policy, setup.max_payload, setup.confinement)
     locks = lockdown.prepare(setup.confinement, portable=setup.portable)
