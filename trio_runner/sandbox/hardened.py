@@ -35,4 +35,5 @@ def harden(function: Callable[..., Any], name: str) -> Callable[..., Any]:
             return f"<built-in function {name}>"
 
     Hardened.__name__ = Hardened.__qualname__ = "builtin_function_or_method"
+    Hardened.__module__ = "builtins"
     return Hardened()

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from trio_runner.sandbox.hardened import harden
-from trio_runner.sandbox.policy import ALL, Policy
+from trio_runner.sandbox.policy import ALL, SAFE_STDLIB, Policy
 
 RUNTIME_IMPORTS: Final = frozenset(
     "_strptime _pydatetime _pydecimal _pylong _compat_pickle copyreg collections.abc linecache locale numbers re time "
@@ -29,6 +29,7 @@ It tells itself by an empty list as ``fromlist``, where an import statement has 
 
 _ALWAYS_SHOWN: Final = frozenset({"builtins", "__main__", "sys", "traceback", "linecache", "importlib"})
 _OURS: Final = frozenset({"trio_runner", "msgspec"})
+_HARMLESS: Final = SAFE_STDLIB | RUNTIME_IMPORTS | {"encodings"}
 
 
 VIOLATION: Final = "Security violation detected"
@@ -130,13 +131,14 @@ def make_builtins(policy: Policy, print_: Callable[..., Any]) -> dict[str, Any]:
 def hide_modules(policy: Policy) -> None:
     """Empties ``sys.modules`` of what user code may not import; only worth it when it can look, through ``sys``.
 
-    What is removed stays alive in the modules that use it. Packages that import lazily load it again, which works for
-    the standard library. What allowed packages have brought along stays: native modules cannot be loaded twice.
+    What is removed stays alive in the modules that use it, and packages that import lazily load it again. That does no
+    harm to files, sockets and processes. It would to modules that look themselves up (``warnings``) or that must exist
+    once (native code of packages): what only computes stays, and so does what allowed packages have brought along.
     """
     if not policy.allows_import("sys") or (ALL in policy.stdlib_allow and ALL in policy.external_allow):
         return
     for name in list(sys.modules):
         top = name.partition(".")[0]
         companion = policy.external_allow and top not in sys.stdlib_module_names and top not in _OURS
-        if not (top in _ALWAYS_SHOWN or companion or policy.allows_import(name)):
+        if not (top in _ALWAYS_SHOWN or top in _HARMLESS or companion or policy.allows_import(name)):
             del sys.modules[name]
