@@ -1,4 +1,4 @@
-"""`/healthz` for launchers and orchestrators, `/readyz` for the truth.
+"""`/healthz` for launchers and orchestrators, `/readyz` for the truth, `/metrics` for Prometheus.
 
 `/healthz` says that the process runs its event loop (runner-behaviour 5: 200 and OK, whatever the broker does);
 `/readyz` says whether a task would be taken now, and if not, why.
@@ -57,6 +57,10 @@ async def serve_health(
         if request.path == "/readyz":
             state = readiness()
             return Response(200 if state.ready else 503, msgspec.json.encode(state), "application/json")
+        if request.path == "/metrics":
+            from trio_runner import metrics  # with it comes prometheus-client, which only a scrape should pay for
+
+            return Response(200, metrics.render(readiness()), metrics.CONTENT_TYPE)
         # the reference answers every path alike, and launchers of any version must be content
         return Response(200, b"OK", "text/plain")
 
