@@ -6,7 +6,9 @@ process and nothing waits for real time.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -223,8 +225,9 @@ class Connection:
         await self.send("broker:tasksettings", taskId=task_id, settings=settings)
 
 
-Answer = Response | bytes | None
-"""What a script says to a request: a response, bytes as they are, or None for the usual."""
+Script = Callable[[Request, trio.abc.Stream], Awaitable[None]]
+Answer = Response | bytes | Script | None
+"""What happens to a request: a response, bytes as they are, what a function does, or None for the usual."""
 
 
 class ScriptedBroker:
@@ -278,6 +281,9 @@ class ScriptedBroker:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         try:
+            if scripted is not None:
+                await scripted(request, stream)
+                return None
             async with trio.open_nursery() as nursery:
                 handshake = await wrap_server_stream(nursery, Replay(stream, request.raw), max_message_size=1 << 30)
                 websocket = await handshake.accept()
@@ -326,3 +332,21 @@ def our_records() -> Iterator[Records]:
     finally:
         root.setLevel(before[0])
         root.handlers[:] = before[1]
+
+
+def switching_protocols(request: bytes | Request) -> bytes:
+    """The answer that makes an upgrade request a WebSocket, for servers that write their frames by hand."""
+    head = request if isinstance(request, bytes) else request.raw
+    key = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:")).split(b":")[1]
+    accept = base64.b64encode(hashlib.sha1(key.strip() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+    )
+
+
+def text_frame(message: object) -> bytes:
+    """A server's text frame by hand."""
+    payload = msgspec.json.encode(message)
+    assert len(payload) < 126
+    return bytes([0x81, len(payload)]) + payload
