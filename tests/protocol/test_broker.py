@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec import UNSET, Raw
-from protocol_kit import (
+
+from tests.protocol.protocol_kit import (
     DONE,
     ask,
     broker,
@@ -24,8 +25,7 @@ from protocol_kit import (
     to_requester,
     to_runners,
 )
-
-from trio_runner.protocol.broker import Broker, BrokerTerms, RawRpcResponse, RawSettings
+from trio_runner.protocol.broker import Broker, BrokerTerms, RawRpcResponse, RawSettings, ToRunner
 from trio_runner.protocol.messages import (
     Drain,
     ForwardedDone,
@@ -86,7 +86,7 @@ def expired(actions: list[Any]) -> list[tuple[str, str]]:
 
 
 def test_a_connection_is_asked_who_it_is() -> None:
-    assert to_runners(broker().connect("r")) == [("r", InfoRequest())]
+    assert broker().connect("r") == [ToRunner("r", InfoRequest())]
 
 
 def test_a_runner_that_says_who_it_is_is_registered() -> None:
@@ -190,6 +190,7 @@ def test_an_offer_can_be_used_until_its_validity_ends(valid_for: float, age: flo
     machine = broker()
     join(machine)
     machine.receive("r", offer("o", valid_for=valid_for), 10.0)
+    assert machine.open_offers(10.0 + age) == usable
     assert (machine.request(ask("q"), 10.0 + age) != []) is usable
 
 
@@ -587,8 +588,8 @@ def test_any_answer_starts_the_count_anew(answer: str) -> None:
             "defer": TaskDeferred(task_id=task_id),
         }[answer]
         machine.receive("r", said, 4.0)
-        machine.receive("r", done("t1"), 4.0)
-        machine.receive("r", done(task_id), 4.0)
+        for ended in ("t1", task_id):  # by the requester, since what the runner says of a task counts as an answer
+            machine.request(RequesterCancel(task_id=ended, reason=""), 4.0)
     else:
         machine.receive("r", done("t1") if answer == "done" else TaskError(task_id="t1", error=Raw(b"{}")), 4.0)
     assert [closed(unanswered(machine, at)) for at in (4.0, 6.0, 8.0)] == [[], [], [("r", 1002)]]
@@ -639,6 +640,16 @@ def test_any_sign_of_life_between_two_expiries_saves_the_runner(sign: str) -> No
     assert closed(machine.tick(10.0)) == []
 
 
+def test_an_offer_that_has_lapsed_is_no_sign_of_life() -> None:
+    machine = broker(BrokerTerms(request_timeout=1.0))
+    join(machine, types=("python", "javascript"))
+    machine.receive("r", offer("o", valid_for=500), 0.0)
+    machine.request(ask("q1", "javascript"), 0.0)
+    assert closed(machine.tick(1.0)) == []
+    machine.request(ask("q2", "javascript"), 2.0)
+    assert closed(machine.tick(3.0)) == [("r", 1002)]
+
+
 # Drain (protocol.md 17)
 
 
@@ -647,9 +658,11 @@ def test_a_drain_tells_all_runners_in_order_and_fails_what_waits() -> None:
     for runner_id in ("r", "s", "q", "p"):
         join(machine, runner_id)
     machine.connect("not registered")
+    machine.receive("r", offer("o", task_type="javascript"), 0.0)
     machine.request(ask("q1"), 0.0)
     machine.request(ask("q2"), 0.0)
     actions = machine.drain()
+    assert machine.open_offers(0.0) == 0
     assert to_runners(actions) == [(runner_id, Drain()) for runner_id in ("r", "s", "q", "p")]
     assert expired(actions) == [("q1", "draining"), ("q2", "draining")]
     assert machine.next_deadline() is None

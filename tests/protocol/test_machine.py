@@ -19,9 +19,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from protocol_kit import of
-from simulation import World
 
+from tests.protocol.protocol_kit import of
+from tests.protocol.simulation import World
 from trio_runner.protocol.broker import Broker, BrokerAction, ToRequester, ToRunner
 from trio_runner.protocol.messages import TaskCancel, TaskOfferAccept, TaskResult, TaskSettingsMessage
 from trio_runner.protocol.session import Action, OffersDue, Send, Session, StartTask, TaskState

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw, UnsetType
-from protocol_kit import (
+
+from tests.protocol.protocol_kit import (
     DONE,
     WIRE_VECTORS,
     ask,
@@ -30,7 +31,6 @@ from protocol_kit import (
     to_requester,
     to_runners,
 )
-
 from trio_runner.protocol.broker import Broker, RawRpcResponse, RawSettings, ToRequester
 from trio_runner.protocol.messages import (
     BrokerMessage,

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
-from protocol_kit import (
+
+from tests.protocol.protocol_kit import (
     SETTINGS,
     aborting,
     accept,
@@ -26,7 +27,6 @@ from protocol_kit import (
     waiting,
     wants_offers,
 )
-
 from trio_runner.protocol.messages import (
     Drain,
     ErrorBody,
