@@ -23,6 +23,9 @@ import msgspec
 from trio_runner.sandbox import child, lockdown, probe
 from trio_runner.sandbox.records import CHILD, EXIT, FORK, FORK_FAILED, KILL, READY, RECORD, Report, Setup
 
+_FOR_THE_RUNNER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Sent to all processes of a terminal or a service at once. The runner ends us in order, after its tasks."""
+
 
 def main(control_fd: int) -> NoReturn:
     """The zygote's whole life. Exits when the runner closes its end."""
@@ -40,7 +43,7 @@ def main(control_fd: int) -> NoReturn:
     gc.freeze()
     gc.disable()
     layers = probe.probe(locks, block_env=setup.policy.block_env)
-    pidfds = hasattr(os, "pidfd_open") and sys.platform == "linux" and not setup.portable
+    pidfds = not setup.portable and _pidfds_work()
     report = Report(os.getpid(), tuple(layers), locks.sealed, pidfds, not_preloaded)
     payload = msgspec.msgpack.encode(report)
     control.sendall(RECORD.pack(READY, 0, 0, len(payload)) + payload)
@@ -65,7 +68,8 @@ class Zygote:
 
     def run(self) -> NoReturn:
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the runner, which ends us in order
+        for number in _FOR_THE_RUNNER:
+            signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(self._wakeup_end.fileno(), warn_on_full_buffer=False)
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
@@ -124,6 +128,8 @@ class Zygote:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number in _FOR_THE_RUNNER:
+                signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             self._locks.apply(sock.fileno())
             child.serve(sock, self._prepared)
@@ -132,22 +138,29 @@ class Zygote:
         os._exit(70)
 
     def _reap(self) -> None:
-        """Takes every dead child, after an end to whatever it left in its process group."""
-        while True:
-            try:
-                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if dead is None:
-                return
-            pid = dead.si_pid
+        """Takes every dead child, after an end to whatever it left behind."""
+        with suppress(ChildProcessError):
+            while (dead := self._take_dead()) is not None:
+                pid, status = dead
+                if pid in self._alive:
+                    self._alive.discard(pid)
+                    self._control.sendall(RECORD.pack(EXIT, pid, status, 0))
+                self._kill_orphans()
+
+    def _take_dead(self) -> tuple[int, int] | None:
+        """One dead child and its status, with its process group ended. Raises ChildProcessError when there is none."""
+        if self._locks.prctl is None or not hasattr(os, "waitid"):  # macOS has had it since Python 3.13
+            pid, status = os.waitpid(-1, os.WNOHANG)
             if pid in self._alive:
-                _kill_group(pid)
-            _, status = os.waitpid(pid, 0)
-            if pid in self._alive:
-                self._alive.discard(pid)
-                self._control.sendall(RECORD.pack(EXIT, pid, status, 0))
-            self._kill_orphans()
+                with suppress(OSError):
+                    os.killpg(pid, signal.SIGKILL)
+            return (pid, status) if pid else None
+        dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if dead is None:
+            return None
+        if dead.si_pid in self._alive:
+            _kill_group(dead.si_pid)  # not reaped yet, so that the number is still this group's
+        return os.waitpid(dead.si_pid, 0)
 
     def _kill_orphans(self) -> None:
         """Ends processes that a dead child had moved out of its group: as their subreaper we are their parent now."""
@@ -170,6 +183,15 @@ class Zygote:
             while True:
                 self._kill_orphans()
                 os.waitpid(-1, 0)
+
+
+def _pidfds_work() -> bool:
+    """Old kernels lack them, and some containers refuse them."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (OSError, AttributeError):
+        return False
+    return True
 
 
 def _clear_environment() -> None:
