@@ -162,6 +162,7 @@ class Connection:
         self.websocket = websocket
         self.request = request
         self.messages: list[dict[str, Any]] = []
+        self._offers: list[str] = []
 
     async def send(self, message_type: str, **fields: object) -> None:
         await self.websocket.send_message(json.dumps({"type": message_type, **fields}))
@@ -173,6 +174,8 @@ class Connection:
         """The next message."""
         message: dict[str, Any] = json.loads(await self.websocket.get_message())
         self.messages.append(message)
+        if message["type"] == "runner:taskoffer":
+            self._offers.append(message["offerId"])
         return message
 
     async def until(self, message_type: str) -> dict[str, Any]:
@@ -210,8 +213,10 @@ class Connection:
         await self.send("broker:runnerregistered")
 
     async def offer(self) -> str:
-        """The id of the next offer."""
-        return str((await self.until("runner:taskoffer"))["offerId"])
+        """The id of the latest offer that was not asked for yet."""
+        while not self._offers:
+            await self.next()
+        return self._offers.pop()
 
     async def start(self, task_id: str, code: str) -> None:
         """Takes an offer for a task, up to its settings."""
