@@ -86,6 +86,9 @@ SANDBOX_REQUIRE = _var("N8N_RUNNERS_SANDBOX_REQUIRE", "", "layers without which 
 SANDBOX_READ = _var("N8N_RUNNERS_SANDBOX_READ", "", "paths that tasks may read, split by commas")
 SANDBOX_WRITE = _var("N8N_RUNNERS_SANDBOX_WRITE", "", "paths that tasks may read and write, split by commas")
 SANDBOX_CONNECT = _var("N8N_RUNNERS_SANDBOX_CONNECT", "53,443", "TCP ports that tasks may connect to in network")
+SANDBOX_CGROUP = _var(
+    "N8N_RUNNERS_SANDBOX_CGROUP", "auto", "cgroup v2 folder for workers; auto = ours if delegated; off"
+)
 TASK_MEMORY = _var("N8N_RUNNERS_TASK_MEMORY", "2048", "memory of one task's own; 0 = no limit", "MiB")
 TASK_CPU = _var("N8N_RUNNERS_TASK_CPU", "0", "processor time of one task; 0 = as the task timeout", "seconds")
 PRELOAD = _var("N8N_RUNNERS_PRELOAD", "auto", "modules imported ahead: auto (what is allowed by name), none, or names")
@@ -460,7 +463,15 @@ class _Reader:
             memory=self.integer(TASK_MEMORY, "Task memory must be non-negative", low=0) * MIB,
             cpu=self.integer(TASK_CPU, "Task processor time must be non-negative", low=0),
             require=tuple(sorted(require)),
+            cgroup=self.cgroup(),
         )
+
+    def cgroup(self) -> str:
+        text = self.text(SANDBOX_CGROUP).strip()
+        if text in ("auto", "off") or text.startswith("/"):
+            return text
+        self.problem(SANDBOX_CGROUP, text, "This is not a folder. Set it to auto, off or an absolute path.")
+        return SANDBOX_CGROUP.default
 
     def preload(self) -> tuple[str, ...] | None:
         text = self.text(PRELOAD)

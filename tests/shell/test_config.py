@@ -187,6 +187,7 @@ FILE_VALUES = {
     "N8N_RUNNERS_SANDBOX_READ": "/seven",
     "N8N_RUNNERS_SANDBOX_WRITE": "/seven",
     "N8N_RUNNERS_SANDBOX_REQUIRE": "seccomp",
+    "N8N_RUNNERS_SANDBOX_CGROUP": "/sys/fs/cgroup/seven",
 }
 
 
@@ -596,7 +597,7 @@ SPECIFIED = """
     ENVIRONMENT DEPLOYMENT_NAME
     N8N_RUNNERS_POLICY N8N_RUNNERS_SANDBOX N8N_RUNNERS_SANDBOX_REQUIRE N8N_RUNNERS_SANDBOX_READ
     N8N_RUNNERS_SANDBOX_WRITE N8N_RUNNERS_SANDBOX_CONNECT N8N_RUNNERS_TASK_MEMORY N8N_RUNNERS_TASK_CPU
-    N8N_RUNNERS_PRELOAD
+    N8N_RUNNERS_PRELOAD N8N_RUNNERS_SANDBOX_CGROUP
 """
 
 
@@ -646,6 +647,7 @@ def test_grants_limits_and_required_layers_are_lists_and_numbers() -> None:
         ("N8N_RUNNERS_SANDBOX_CONNECT", "https", "Not a list of ports"),
         ("N8N_RUNNERS_SANDBOX_CONNECT", "70000", "Not a list of ports"),
         ("N8N_RUNNERS_TASK_MEMORY", "2g", "must be an integer"),
+        ("N8N_RUNNERS_SANDBOX_CGROUP", "tasks", "auto, off or an absolute path"),
     ],
 )
 def test_a_sandbox_setting_that_cannot_be_meant_is_a_problem_with_a_remedy(

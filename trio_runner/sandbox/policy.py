@@ -51,7 +51,7 @@ class Confinement(msgspec.Struct, frozen=True, kw_only=True):
 
     ``mode``: ``strict`` (no files beyond ``read``, no network, no processes), ``network`` (sockets to
     ``connect_ports``), ``off``. ``memory`` is in bytes of the task's own data, ``cpu`` in seconds; 0 is no limit.
-    ``require`` names layers without which the runner does not start.
+    ``require`` names layers without which the runner does not start. ``cgroup`` is ``auto``, ``off`` or a folder.
     """
 
     mode: Literal["strict", "network", "off"] = "strict"
@@ -61,6 +61,7 @@ class Confinement(msgspec.Struct, frozen=True, kw_only=True):
     memory: int = 0
     cpu: int = 0
     require: tuple[str, ...] = ()
+    cgroup: str = "auto"
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ import msgspec
 
 from trio_runner.sandbox import landlock
 from trio_runner.sandbox.lockdown import Lockdown
-from trio_runner.sandbox.records import ACTIVE, LAYERS, OFF, UNAVAILABLE, Layer
+from trio_runner.sandbox.records import ACTIVE, OFF, PROBED_LAYERS, UNAVAILABLE, Layer
 
 _LIMIT: Final = 10.0
 _FDS: Final = 1024
@@ -62,7 +62,7 @@ def probe(locks: Lockdown, *, block_env: bool) -> list[Layer]:
         ours.sendall(b".")
     _, code = os.waitpid(pid, 0)
     if found is None:
-        return [Layer(name, UNAVAILABLE, f"the probe failed with status {code}") for name in LAYERS]
+        return [Layer(name, UNAVAILABLE, f"the probe failed with status {code}") for name in PROBED_LAYERS]
     return _conclude(locks, found, status, block_env=block_env)
 
 
@@ -110,10 +110,11 @@ def _dies_with_its_parent(locks: Lockdown) -> bool:
 
 
 def _is_limited(limit: int, value: int) -> bool:
-    """Whether neither of the two bounds is above ``value``."""
+    """Whether neither of the two bounds is above ``value`` (the hard one of time is a second later, `Lockdown`)."""
     import resource
 
-    return all(0 <= bound <= value for bound in resource.getrlimit(limit))
+    soft, hard = resource.getrlimit(limit)
+    return 0 <= soft <= value and 0 <= hard <= value + (limit == resource.RLIMIT_CPU)
 
 
 def _refusal(action: Callable[[], object]) -> str:
@@ -199,7 +200,7 @@ def _conclude(locks: Lockdown, found: _Attempts, status: dict[str, str], *, bloc
         "capabilities": (all(int(status.get(name, "1"), 16) == 0 for name in ("CapEff", "CapPrm")), ""),
         "uid": ("0" not in status.get("Uid", "0").split("\t"), ""),
     }
-    return [_layer(locks, name, *checks[name], network=network) for name in LAYERS]
+    return [_layer(locks, name, *checks[name], network=network) for name in PROBED_LAYERS]
 
 
 def _layer(locks: Lockdown, name: str, holds: bool, detail: str, *, network: bool) -> Layer:

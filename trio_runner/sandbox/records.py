@@ -16,10 +16,11 @@ ACTIVE: Final = "active"
 OFF: Final = "off"
 UNAVAILABLE: Final = "unavailable"
 
-LAYERS: Final = (
+PROBED_LAYERS: Final = (
     "session", "closed-files", "empty-environment", "parent-death-signal", "no-new-privileges", "not-dumpable",
     "limits", "landlock-files", "landlock-network", "landlock-signals", "seccomp", "capabilities", "uid",
 )  # fmt: skip
+LAYERS: Final = (*PROBED_LAYERS, "cgroup")
 """Every layer by the name that N8N_RUNNERS_SANDBOX_REQUIRE takes, in the order in which they are reported."""
 
 

@@ -20,8 +20,22 @@ from typing import NoReturn
 
 import msgspec
 
-from trio_runner.sandbox import child, lockdown, probe
-from trio_runner.sandbox.records import CHILD, EXIT, FORK, FORK_FAILED, KILL, READY, RECORD, Report, Setup
+from trio_runner.sandbox import cgroups, child, lockdown, probe
+from trio_runner.sandbox.records import (
+    ACTIVE,
+    CHILD,
+    EXIT,
+    FORK,
+    FORK_FAILED,
+    KILL,
+    OFF,
+    READY,
+    RECORD,
+    UNAVAILABLE,
+    Layer,
+    Report,
+    Setup,
+)
 
 _FOR_THE_RUNNER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Sent to all processes of a terminal or a service at once. The runner ends us in order, after its tasks."""
@@ -42,23 +56,31 @@ def main(control_fd: int) -> NoReturn:
     gc.collect()
     gc.freeze()
     gc.disable()
-    layers = probe.probe(locks, block_env=setup.policy.block_env)
+    groups, cgroup_layer = _open_groups(locks)
+    layers = [*probe.probe(locks, block_env=setup.policy.block_env), cgroup_layer]
     pidfds = not setup.portable and _pidfds_work()
     report = Report(os.getpid(), tuple(layers), locks.sealed, pidfds, not_preloaded)
     payload = msgspec.msgpack.encode(report)
     control.sendall(RECORD.pack(READY, 0, 0, len(payload)) + payload)
-    Zygote(control, prepared, locks, pidfds=pidfds).run()
+    Zygote(control, prepared, locks, groups, pidfds=pidfds).run()
 
 
 class Zygote:
     """The loop: records of the runner on one side, deaths of children on the other."""
 
     def __init__(
-        self, control: socket.socket, prepared: child.Prepared, locks: lockdown.Lockdown, *, pidfds: bool
+        self,
+        control: socket.socket,
+        prepared: child.Prepared,
+        locks: lockdown.Lockdown,
+        groups: cgroups.Groups | None,
+        *,
+        pidfds: bool,
     ) -> None:
         self._control = control
         self._prepared = prepared
         self._locks = locks
+        self._groups = groups
         self._pidfds = pidfds
         self._alive: set[int] = set()
         self._wakeup, wakeup_end = socket.socketpair()
@@ -113,6 +135,8 @@ class Zygote:
         self._alive.add(pid)
         fds = [runner_end.fileno()]
         try:
+            if self._groups is not None:
+                self._groups.enter(pid)
             if self._pidfds:
                 fds.append(os.pidfd_open(pid))
             socket.send_fds(self._control, [RECORD.pack(CHILD, pid, 0, 0)], fds)
@@ -142,6 +166,8 @@ class Zygote:
         with suppress(ChildProcessError):
             while (dead := self._take_dead()) is not None:
                 pid, status = dead
+                if self._groups is not None:
+                    self._groups.leave(pid)
                 if pid in self._alive:
                     self._alive.discard(pid)
                     self._control.sendall(RECORD.pack(EXIT, pid, status, 0))
@@ -183,6 +209,8 @@ class Zygote:
             while True:
                 self._kill_orphans()
                 os.waitpid(-1, 0)
+        if self._groups is not None:
+            self._groups.remove()
 
 
 def _pidfds_work() -> bool:
@@ -192,6 +220,27 @@ def _pidfds_work() -> bool:
     except (OSError, AttributeError):
         return False
     return True
+
+
+def _open_groups(locks: lockdown.Lockdown) -> tuple[cgroups.Groups | None, Layer]:
+    """Control groups for the workers if they can be had, and what the report says of it: a child is put into one."""
+    if not locks.confines:
+        return None, Layer("cgroup", OFF, "N8N_RUNNERS_SANDBOX is off")
+    try:
+        groups = cgroups.open_groups(locks.confinement.cgroup, memory=locks.confinement.memory)
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        try:
+            groups.enter(pid)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            groups.leave(pid)
+    except (cgroups.CgroupError, OSError) as error:
+        status = OFF if locks.confinement.cgroup == "off" else UNAVAILABLE
+        return None, Layer("cgroup", status, str(error))
+    return groups, Layer("cgroup", ACTIVE, ", ".join(groups.controllers) or "no controller, but a sure kill")
 
 
 def _clear_environment() -> None:
