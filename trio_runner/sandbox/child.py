@@ -167,13 +167,17 @@ def _failure_bytes(
 ) -> bytes:
     """The frame that tells of a failure. Never raises: an error that cannot be described is still an error."""
     try:
-        payload = frames.encode(_failure(prepared, error, source, errors.text, index))
-        if len(payload) <= max(prepared.max_payload, _MIN_ROOM):
+        failure = _failure(prepared, error, source, errors.text, index)
+        payload = frames.encode(failure)
+        room = max(prepared.max_payload, _MIN_ROOM)
+        if len(payload) <= room:
             return payload
-        text = "The program failed, and the error is larger than a message may be"
+        # a character can take six bytes in the message to n8n
+        short = tracebacks.clip(failure.message, room // 8)
+        return frames.encode(msgspec.structs.replace(failure, message=short, description=None))
     except BaseException as second:
         text = f"The program failed, and its error could not be described ({tracebacks.type_name(second)})"
-    return frames.encode(Failure(message=text))
+        return frames.encode(Failure(message=text))
 
 
 def _failure(prepared: Prepared, error: BaseException, source: str, stderr: str, index: list[int]) -> Failure:
@@ -206,9 +210,15 @@ def _failure(prepared: Prepared, error: BaseException, source: str, stderr: str,
         message = tracebacks.clip(f"Process exited with code {_exit_code(error)}")
     else:
         message = tracebacks.text_of(error) or tracebacks.type_name(error)
-    description = _description(error, source, stderr)
-    hint = hints.for_error(error, prepared.policy, prepared.confinement)
-    return Failure(message=message, description=description + hint, line=line, item_index=item_index)
+    description = _description(error, source, stderr) + _hint(prepared, error)
+    return Failure(message=message, description=description, line=line, item_index=item_index)
+
+
+def _hint(prepared: Prepared, error: BaseException) -> str:
+    try:
+        return hints.for_error(error, prepared.policy, prepared.confinement)
+    except BaseException:
+        return ""  # it asks the exception for its attributes, and they may be hostile
 
 
 def _with_hint(description: str | None) -> str | None:
