@@ -1,10 +1,12 @@
 """The root nursery: everything that runs has its place in this tree.
 
-    root nursery (run)
-    ├─ watch_signals    ├─ pool.run ── zygote process    ├─ serve_health    ├─ IdleClock.run
-    └─ link.run, one per broker ── session nursery, one connection
-         ├─ websocket reader    ├─ receive_messages (the nursery's body)    ├─ emit_offers    ├─ keep_alive
-         ├─ write_messages      └─ execute_task, one per task, each with its own CancelScope
+    Runner.run
+    ├─ Runner._watch_signals    ├─ serve_health    ├─ Pool.run ── the zygote's process    ├─ IdleClock.run
+    ├─ Runner._lose_patience
+    └─ Link.run, one per broker: logs in, connects, and takes the broker's messages
+         ├─ WebSocketConnection._reader_task    ├─ Dispatcher.emit_offers    ├─ Link._keep_alive
+         ├─ _write_messages
+         └─ Dispatcher._execute, one per task, each with its own CancelScope
 
 Shutdown goes from left to right: offers stop, tasks finish within the graceful timeout, results are written,
 connections close, services end. A deadline, not a flag, ends what does not end by itself.

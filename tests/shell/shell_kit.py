@@ -99,6 +99,7 @@ class FakePool:
 
     def __init__(self) -> None:
         self.alive = True
+        self.report = None
         self.idle = 3
         self.restarts = 0
 
@@ -355,3 +356,9 @@ def text_frame(message: object) -> bytes:
     payload = msgspec.json.encode(message)
     assert len(payload) < 126
     return bytes([0x81, len(payload)]) + payload
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Waits for something that tells nobody when it happens. Put a limit around it."""
+    while not condition():  # noqa: ASYNC110
+        await trio.sleep(0.01)
