@@ -17,6 +17,9 @@ import msgspec
 import trio
 
 from trio_runner.errors import BrokerUnreachableError, StartError
+from trio_runner.log import get_logger
+
+log = get_logger("http")
 
 REQUEST_LIMIT = 10.0
 """Seconds that one exchange may take."""
@@ -113,7 +116,13 @@ async def _exchange_one(
             if request is not None:
                 if may_upgrade and (request.header("upgrade") or "").lower() == "websocket":
                     return request
-                await _answer(stream, await handler(request), with_body=request.method != "HEAD")
+                try:
+                    response = await handler(request)
+                except Exception:
+                    # a defect of ours costs this answer, not the process
+                    log.exception("%s %s could not be answered", request.method, request.path)
+                    response = Response(500)
+                await _answer(stream, response, with_body=request.method != "HEAD")
         return None
     finally:
         places.release()

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.shell.shell_kit import mute, read_all, read_head, tcp_server
+from tests.shell.shell_kit import Records, mute, read_all, read_head, tcp_server
 from trio_runner.errors import BrokerUnreachableError, StartError
 from trio_runner.http import MAX_BODY, MAX_CONNECTIONS, REQUEST_LIMIT, Request, Response, post_json, serve
 
@@ -186,6 +186,18 @@ async def test_a_host_that_does_not_exist_is_no_port_in_use() -> None:
     with pytest.raises(StartError, match="Port 0 is not available: ") as caught:
         await serve(_never, "256.0.0.1", 0)
     assert "in use" not in str(caught.value)
+
+
+async def test_a_handler_that_fails_costs_one_answer(records: Records) -> None:
+    async def fail(request: Request) -> Response:
+        raise ZeroDivisionError
+
+    async with trio.open_nursery() as nursery:
+        port = await nursery.start(partial(serve, fail, "127.0.0.1", 0))
+        for _ in range(2):
+            assert status(await ask(port, b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")) == 500
+        nursery.cancel_scope.cancel()
+    assert records.lines == ["GET /x could not be answered"] * 2
 
 
 async def _never(request: Request) -> Response:
