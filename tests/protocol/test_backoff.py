@@ -11,7 +11,7 @@ from trio_runner.protocol.backoff import full_jitter
 
 
 def test_the_longest_waits_double_up_to_the_cap() -> None:
-    assert list(islice(full_jitter(lambda: 1.0, base=0.5, cap=10.0), 7)) == [0.5, 1, 2, 4, 8, 10, 10]
+    assert list(islice(full_jitter(lambda: 1.0), 7)) == [0.5, 1, 2, 4, 8, 10, 10]
 
 
 def test_the_first_look_comes_within_the_base() -> None:

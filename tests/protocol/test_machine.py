@@ -141,7 +141,7 @@ class Faults(RuleBasedStateMachine):
         self.world.check()
 
     def teardown(self) -> None:
-        if self.world.sound:  # a step that failed has said why
+        if hasattr(self, "world") and self.world.sound:  # a step that failed has said why
             self.world.come_to_rest()
 
 
