@@ -124,13 +124,20 @@ def _start_sentry(config: Config, logger: Any) -> None:
     except ImportError:
         logger.warning("N8N_SENTRY_DSN is set, but sentry-sdk is not installed: pip install 'trio-runner[sentry]'")
         return
-    sentry_sdk.init(
-        dsn=config.sentry_dsn,
-        release=config.n8n_version or None,
-        environment=config.environment or None,
-        server_name=config.deployment_name or None,
-        send_default_pii=False,
-    )
+    try:
+        sentry_sdk.init(
+            dsn=config.sentry_dsn,
+            release=config.n8n_version or None,
+            environment=config.environment or None,
+            server_name=config.deployment_name or None,
+            # an error of ours is reported, never a token or what a workflow works on: no variables, no log lines
+            send_default_pii=False,
+            include_local_variables=False,
+            max_breadcrumbs=0,
+        )
+    except Exception as error:
+        # its text may hold the address, which is a secret
+        logger.warning("N8N_SENTRY_DSN cannot be used (%s); errors are not reported", type(error).__name__)
 
 
 @cli.command("exec", short_help="Run one program without n8n.")

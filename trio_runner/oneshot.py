@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ def run_program(program: Program, environ: Mapping[str, str], *, as_json: bool, 
             console.complain(f"Warning: {warning}")
         started = time.perf_counter()
         with console.progress():
-            result = _run(program, ours, console)
+            result = trio.run(_whole, program, ours, console)
         console.result(result, seconds=time.perf_counter() - started)
     except ConfigError as error:
         for problem in error.problems:
@@ -93,19 +94,11 @@ def run_program(program: Program, environ: Mapping[str, str], *, as_json: bool, 
     return 0
 
 
-def _run(program: Program, environ: dict[str, str], console: _Console) -> ResultData:
-    try:
-        return trio.run(_whole, program, environ, console)
-    except BaseExceptionGroup as group:
-        if group.subgroup(KeyboardInterrupt) is not None:
-            raise KeyboardInterrupt from None
-        raise
-
-
 async def _whole(program: Program, environ: dict[str, str], console: _Console) -> ResultData:
     """Broker, runner and one task, each over the socket as with n8n.
 
-    Raises `TaskFailed`, `FatalError` or `trio.TooSlowError`.
+    Raises `TaskFailed`, `FatalError`, `trio.TooSlowError`, or `KeyboardInterrupt`. The latter is taken as a signal: as
+    an exception it would hit any task, where a cancelled clean-up on its way out may swallow it.
     """
     outcome: ResultData | TaskFailed | FatalError | trio.TooSlowError | None = None
     async with trio.open_nursery() as nursery:
@@ -118,6 +111,13 @@ async def _whole(program: Program, environ: dict[str, str], console: _Console) -
                 outcome = error
                 nursery.cancel_scope.cancel()
 
+        async def interrupt(*, task_status: trio.TaskStatus[None]) -> None:
+            with trio.open_signal_receiver(signal.SIGINT) as signals:
+                task_status.started()
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+        await nursery.start(interrupt)
         broker = LocalBroker(auth_token=environ[AUTH_TOKEN.name])
         port = await nursery.start(broker.serve)
         config = load({**environ, BROKER_URI.name: f"http://127.0.0.1:{port}"}).config
