@@ -200,7 +200,9 @@ class LocalBroker:
                 except Refused as refused:
                     log.warning("A runner sent something else than a message: %s", refused.text)
                     continue
-                self._carry_out(self._broker.receive(runner_id, message, trio.current_time()))
+                # a runner that was replaced by another of its id is not listened to any more (protocol.md 4)
+                if self._sockets.get(runner_id) is websocket:
+                    self._carry_out(self._broker.receive(runner_id, message, trio.current_time()))
         except ConnectionClosed:
             pass
         finally:

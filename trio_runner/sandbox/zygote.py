@@ -61,7 +61,10 @@ def main(control_fd: int) -> NoReturn:
     pidfds = not setup.portable and _pidfds_work()
     report = Report(os.getpid(), tuple(layers), locks.sealed, pidfds, not_preloaded)
     payload = msgspec.msgpack.encode(report)
-    control.sendall(RECORD.pack(READY, 0, 0, len(payload)) + payload)
+    try:
+        control.sendall(RECORD.pack(READY, 0, 0, len(payload)) + payload)
+    except BrokenPipeError:  # the runner did not wait
+        os._exit(0)
     Zygote(control, prepared, locks, groups, pidfds=pidfds).run()
 
 
