@@ -33,7 +33,6 @@ _CAPABILITY_VERSION_3: Final = 0x20080522
 _MAX_FD: Final = 65536
 _NOBODY: Final = 65534
 _OPEN_FILES: Final = 256
-_THREADS: Final = 8192
 """Of one uid, all in all. Without it a loop of raw clone calls takes every pid of the machine within a second."""
 _ADDRESS_SPACE: Final = 64 * 1024**3
 """Beyond a task's memory: reading untouched pages costs page tables, which no other limit counts (here 128 MiB)."""
@@ -256,9 +255,8 @@ def _limits(confinement: Confinement) -> tuple[tuple[int, int], ...]:
     import resource
 
     limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, _OPEN_FILES), (resource.RLIMIT_MEMLOCK, 0)]
-    # of the runner's own limit at most half, so that the zygote can go on forking
-    threads = min(_THREADS, _current(resource.RLIMIT_NPROC)[0] // 2)
-    limits += [(resource.RLIMIT_MSGQUEUE, 0), (resource.RLIMIT_NPROC, threads)]
+    # no RLIMIT_NPROC: it counts the whole uid, containers that share it included; memory bounds the threads
+    limits += [(resource.RLIMIT_MSGQUEUE, 0)]
     if not confinement.write:
         limits.append((resource.RLIMIT_FSIZE, 0))
     if confinement.cpu:
