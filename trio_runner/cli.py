@@ -171,6 +171,7 @@ def exec_command(  # noqa: PLR0917 - one parameter an option, called by click wi
     Prints go to standard error, the result to standard output: pretty on a terminal, pure JSON in a pipe.
     Items may be n8n items ({"json": {...}}) or plain objects, which are wrapped. Exit code 1 when the program fails.
     """
+    from trio_runner.config import EXTERNAL_ALLOW, STDLIB_ALLOW
     from trio_runner.oneshot import Program, run_program
 
     if (file is None) == (code is None):
@@ -182,9 +183,9 @@ def exec_command(  # noqa: PLR0917 - one parameter an option, called by click wi
     program = Program(source=source, each_item=each, items=_read_items(items_from), query=_read_query(query))
     environ = dict(os.environ)
     if stdlib is not None:
-        environ["N8N_RUNNERS_STDLIB_ALLOW"] = stdlib
+        environ[STDLIB_ALLOW.name] = stdlib
     if external is not None:
-        environ["N8N_RUNNERS_EXTERNAL_ALLOW"] = external
+        environ[EXTERNAL_ALLOW.name] = external
     sys.exit(run_program(program, environ, as_json=as_json, verbose=verbose))
 
 
@@ -238,11 +239,13 @@ def check(file: Path) -> NoReturn:
 
     The rules are those of the environment (N8N_RUNNERS_STDLIB_ALLOW and so on). Exit code 1 when something is wrong.
     """
-    from trio_runner.config import ConfigError, load
+    from trio_runner.config import CONNECTION, GRANT_TOKEN, ConfigError, load
     from trio_runner.sandbox import analysis
 
+    # rules are what counts here; how to reach a broker does not
+    rules = {name: value for name, value in os.environ.items() if name not in CONNECTION}
     try:
-        policy = load({"N8N_RUNNERS_GRANT_TOKEN": "-", **os.environ}).config.policy
+        policy = load({GRANT_TOKEN.name: "-", **rules}).config.policy
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     source = _read_source(file)

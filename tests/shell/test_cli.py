@@ -498,6 +498,7 @@ def test_check_shows_where_a_program_does_not_parse() -> None:
 def test_check_follows_the_environment_s_rules() -> None:
     assert invoke("check", "-", stdin="import os\n", N8N_RUNNERS_STDLIB_ALLOW="os").exit_code == 0
     assert invoke("check", "-", stdin="import os\n", N8N_RUNNERS_STDLIB_ALLOW="json").exit_code == 1
+    assert invoke("check", "-", stdin="return 1\n", N8N_RUNNERS_AUTH_TOKEN_FILE="/does/not/exist").exit_code == 0
     result = invoke("check", "-", stdin="import os\n", N8N_RUNNERS_STDLIB_ALLOW="*", N8N_RUNNERS_EXTERNAL_ALLOW="*")
     assert result.stdout == "<stdin>: fine (source checks are off: both lists are *)\n"
 
