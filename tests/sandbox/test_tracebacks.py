@@ -227,6 +227,10 @@ def test_such_an_exception_is_described_as_a_cause_too(name: str) -> None:
     assert "Caused by" in text or name == "the function's name is odd"
 
 
+def test_a_text_that_lies_about_itself_is_told_as_it_is() -> None:
+    assert told(HOSTILE["str lies about itself"] + "raise E()")[-1].startswith("E: " + "x" * 1000)
+
+
 def test_an_unreadable_text_says_so() -> None:
     assert told(HOSTILE["str raises"] + "raise E()")[-1] == "E: <the text of this E could not be read: E>"
 

@@ -501,3 +501,22 @@ def test_prints_of_many_threads_are_all_there_and_whole(recorder: Recorder) -> N
         thread.join()
     records = recorder.done()
     assert sorted(records) == sorted([str(number), f"'{'x' * 100}'"] for number in range(9) for _ in range(10))
+
+
+def test_records_are_handed_on_one_at_a_time() -> None:
+    under_way: list[int] = []
+    most: list[int] = []
+
+    def emit(record: bytes) -> None:
+        under_way.append(1)
+        most.append(len(under_way))
+        time.sleep(0.001)
+        under_way.pop()
+
+    printer = Printer(emit)
+    threads = [threading.Thread(target=lambda: [printer.print(n) for n in range(30)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (max(most), len(most)) == (1, MAX_PRINTS)

@@ -176,6 +176,8 @@ def _failure_bytes(
         short = tracebacks.clip(failure.message, room // 8)
         return frames.encode(msgspec.structs.replace(failure, message=short, description=None))
     except BaseException as second:
+        if issubclass(type(error), MemoryError):
+            return frames.encode(Failure(message=_out_of_memory(prepared.confinement), kind="limit"))
         text = f"The program failed, and its error could not be described ({tracebacks.type_name(second)})"
         return frames.encode(Failure(message=text))
 
