@@ -24,7 +24,7 @@ from trio_runner.executor import Emit
 from trio_runner.http import Request, Response, serve
 from trio_runner.protocol.messages import ErrorBody, ResultData, Rpc, TaskDone, TaskResult, TaskSettings
 from trio_runner.protocol.session import task_error
-from trio_runner.streams import Replay
+from trio_runner.streams import Replay, Wrapped
 
 LIMIT = 120.0
 """Seconds of the jumping clock: far more than any of these tests needs, and over in a moment of real time."""
@@ -156,11 +156,26 @@ class FakeExecutor:
 # A broker that does what the test says
 
 
+class Gate(Wrapped):
+    """A stream that can be made deaf: from then on nothing is read, and the sender's buffers fill up."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        super().__init__(stream)
+        self.deaf = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await super().receive_some(max_bytes)
+        if self.deaf:
+            await trio.sleep_forever()
+        return data
+
+
 class Connection:
     """One runner's connection, seen from the broker. Reads only when it is told to."""
 
-    def __init__(self, websocket: WebSocketConnection, request: Request) -> None:
+    def __init__(self, websocket: WebSocketConnection, request: Request, gate: Gate) -> None:
         self.websocket = websocket
+        self.gate = gate
         self.request = request
         self.messages: list[dict[str, Any]] = []
         self._offers: list[str] = []
@@ -219,11 +234,15 @@ class Connection:
             await self.next()
         return self._offers.pop()
 
-    async def start(self, task_id: str, code: str) -> None:
-        """Takes an offer for a task, up to its settings."""
+    async def take(self, task_id: str) -> None:
+        """Takes an offer for a task, up to its acceptance."""
         await self.send("broker:taskofferaccept", taskId=task_id, offerId=await self.offer())
         accepted = await self.until("runner:taskaccepted")
         assert accepted["taskId"] == task_id
+
+    async def start(self, task_id: str, code: str) -> None:
+        """Takes an offer for a task, up to its settings."""
+        await self.take(task_id)
         await self.settings(task_id, code)
 
     async def settings(self, task_id: str, code: str) -> None:
@@ -291,9 +310,10 @@ class ScriptedBroker:
                 await scripted(request, stream)
                 return None
             async with trio.open_nursery() as nursery:
-                handshake = await wrap_server_stream(nursery, Replay(stream, request.raw), max_message_size=1 << 30)
+                gate = Gate(Replay(stream, request.raw))
+                handshake = await wrap_server_stream(nursery, gate, max_message_size=1 << 30)
                 websocket = await handshake.accept()
-                self._found.send_nowait(Connection(websocket, request))
+                self._found.send_nowait(Connection(websocket, request, gate))
         finally:
             self.open -= 1
         return None

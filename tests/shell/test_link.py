@@ -264,6 +264,7 @@ async def test_a_token_that_cannot_be_sent_is_neither_sent_nor_shown(
             await registered(broker)
             assert len(broker.upgrade_requests) == 1
             assert not any(token in line for line in records.lines)
+            assert records.having("The grant token holds characters that cannot be sent")
 
 
 @pytest.mark.parametrize("token", ["a\nb", "schlüssel"])
@@ -271,6 +272,7 @@ async def test_a_grant_token_that_cannot_be_sent_ends_the_runner(jump_clock: Moc
     async with scripted_broker() as broker, linked(broker.port, grant_token=token) as rig:
         error = await rig.end()
         assert isinstance(error, SingleUseError)
+        assert str(error).startswith("The grant token holds characters that cannot be sent")
         assert token not in str(error)
 
 
@@ -330,8 +332,7 @@ async def test_tasks_of_a_lost_connection_are_stopped_and_never_spoken_of_again(
         connection = await registered(broker)
         await connection.start("running", "sleep 1")
         await connection.start("stubborn", "die 1.5")
-        await connection.send("broker:taskofferaccept", taskId="waiting", offerId=await connection.offer())
-        await connection.until("runner:taskaccepted")
+        await connection.take("waiting")
         assert rig.slots.taken == 3
         await lose(connection)
         successor = await registered(broker)
@@ -432,15 +433,43 @@ async def test_a_broker_that_never_registers_the_runner_is_left_after_a_heartbea
         assert records.having("The broker did not register this runner within 30s")
 
 
-async def test_a_broker_that_reads_nothing_while_results_pile_up_is_left(jump_clock: MockClock) -> None:
-    async with scripted_broker() as broker, linked(broker.port, capacity=1, N8N_RUNNERS_HEARTBEAT_INTERVAL="30") as rig:
+async def test_a_broker_that_reads_nothing_is_left_within_two_heartbeats_and_frees_its_tasks(
+    jump_clock: MockClock, records: Records
+) -> None:
+    async with scripted_broker() as broker, linked(broker.port, capacity=3, N8N_RUNNERS_HEARTBEAT_INTERVAL="30") as rig:
         connection = await registered(broker)
-        await connection.start("t", "result 30000000")
-        with trio.fail_after(100):
-            connection = await registered(broker)
+        await connection.start("stuck", "hang")
+        await connection.take("large")
+        await connection.take("next")
+        connection.gate.deaf = True
+        await connection.settings("large", "result 30000000")
+        await connection.settings("next", "result 10")
+        since = trio.current_time()
+        await trio.sleep(1)
+        assert rig.executor.running == {"stuck"}
+        assert rig.slots.taken == 2, "one result is being written, the other keeps its slot"
+        connection = await registered(broker)
+        assert trio.current_time() - since <= 2 * HEARTBEAT + 1
         assert rig.slots.taken == 0
-        await connection.start("next", "return 1")
-        assert (await connection.until("runner:taskdone"))["taskId"] == "next"
+        assert rig.executor.cancelled == ["stuck"]
+        assert records.having("The broker did not answer our ping")
+        await connection.start("after", "return 1")
+        assert (await connection.until("runner:taskdone"))["taskId"] == "after"
+
+
+async def test_a_broker_that_talks_and_does_not_listen_is_left_when_answers_pile_up(jump_clock: MockClock) -> None:
+    async with scripted_broker() as broker, linked(broker.port, capacity=1) as rig:
+        connection = await registered(broker)
+        await connection.take("large")
+        connection.gate.deaf = True
+        await connection.settings("large", "result 30000000")
+        since = trio.current_time()
+        with contextlib.suppress(Exception):
+            for _ in range(5000):
+                await connection.send("broker:inforequest")
+        await registered(broker)
+        assert trio.current_time() - since < 5
+        assert "does not read" in str(rig.link.state().last_error)
 
 
 async def test_a_message_beyond_the_payload_limit_ends_the_connection_and_nothing_else(jump_clock: MockClock) -> None:
@@ -598,6 +627,33 @@ async def test_our_last_words_arrive_though_the_broker_is_still_talking(jump_clo
             assert await connection.closed() == 1000
             assert types(connection.messages[-1:]) == ["runner:taskdone"]
             nursery.cancel_scope.cancel()
+
+
+async def test_our_side_stays_open_until_the_broker_s_own_close_has_come(jump_clock: MockClock) -> None:
+    stayed: list[bool] = []
+    connected = trio.Event()
+
+    async def slow_to_close(request: Request, stream: trio.abc.Stream) -> None:
+        await stream.send_all(switching_protocols(request))
+        await stream.send_all(text_frame({"type": "broker:inforequest"}))
+        connected.set()
+        while b"\x88\x82" not in await stream.receive_some():  # a client's close frame with a code
+            pass
+        with trio.move_on_after(1) as limit:
+            await stream.receive_some()
+        stayed.append(limit.cancelled_caught)
+        await stream.send_all(b"\x88\x02\x03\xe8")
+        stayed.append(await stream.receive_some() == b"")
+
+    async with scripted_broker() as broker:
+        broker.upgrades = [slow_to_close]
+        async with linked(broker.port) as rig:
+            await connected.wait()
+            await trio.sleep(0.5)
+            rig.link.stop()
+            assert await rig.end() is None
+            await trio.sleep(0.5)
+            assert stayed == [True, True]
 
 
 async def test_a_broker_that_does_not_answer_our_close_is_not_waited_for_long(jump_clock: MockClock) -> None:

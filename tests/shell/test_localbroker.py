@@ -351,7 +351,9 @@ async def test_drain_is_told_to_every_runner_and_waiting_callers_fail() -> None:
         assert isinstance(caller.error, trio.TooSlowError)
 
 
-async def test_disconnect_closes_every_runner_with_the_code() -> None:
+async def test_disconnect_closes_every_runner_with_the_code_and_returns_when_all_are_gone() -> None:
     async with served() as bench, bench.runner("a") as one, bench.runner("b") as other:
-        bench.nursery.start_soon(bench.broker.disconnect, 1001)
+        await bench.broker.disconnect(1001)
+        assert not bench.broker.machine.runners
         assert [await one.closed(), await other.closed()] == [1001, 1001]
+        await bench.broker.disconnect(1001)
