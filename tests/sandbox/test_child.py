@@ -18,6 +18,7 @@ import pytest
 from tests.sandbox.program_kit import OPEN, allowing
 from tests.sandbox.test_tracebacks import HOSTILE
 from trio_runner.sandbox import frames
+from trio_runner.sandbox.child import Prepared
 from trio_runner.sandbox.compiling import examine
 from trio_runner.sandbox.frames import Compile, Failure, Run
 from trio_runner.sandbox.policy import Policy
@@ -317,6 +318,14 @@ def test_a_program_without_memory_left_can_say_so(source: str) -> None:
     assert answer.failure.line in (2, 3, 4, None)  # the interpreter itself may have had no room for a traceback
 
 
+def test_a_program_that_has_taken_the_last_byte_is_told_its_line_all_the_same() -> None:
+    source = (
+        "x = []\nsize = 1 << 20\nwhile size > 8:\n    try:\n        while True: x.append(bytearray(size))\n"
+        "    except MemoryError: size //= 2\nx.append(bytearray(1 << 20))"
+    )
+    assert converse(*task(source), memory=100 << 20).failure.line == 7
+
+
 # Limits
 
 
@@ -367,6 +376,24 @@ def test_prints_of_threads_never_cut_a_frame_even_while_a_big_result_leaves() ->
     answer = converse(*task(source), max_payload=8 << 20)
     assert answer.result == ["y" * 100_000] * 30
     assert all(texts == [f"'{'x' * 2000}'"] for texts in answer.prints[:-1])
+
+
+def test_frames_of_several_threads_leave_one_after_the_other() -> None:
+    ours, theirs = socket.socketpair()
+    prepared = Prepared(OPEN, 100)
+    prepared.attach(theirs)
+    threads = [threading.Thread(target=prepared.send, args=(frames.RESULT, bytes([n]) * 500_000)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    parser = frames.FrameParser({frames.RESULT: 500_000})
+    found: list[bytes] = []
+    while len(found) < 4:
+        found += [bytes(payload) for _, payload in parser.feed(ours.recv(20_000))]
+    for thread in threads:
+        thread.join()
+    ours.close()
+    theirs.close()
+    assert sorted(found) == [bytes([n]) * 500_000 for n in range(4)]
 
 
 def test_a_result_waits_for_a_print_that_another_thread_is_sending() -> None:
