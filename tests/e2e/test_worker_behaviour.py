@@ -10,7 +10,7 @@ import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +43,31 @@ UNCONFINED = {**OPEN, "N8N_RUNNERS_SANDBOX": "off"}
 
 
 class Tag:
-    """Marks every process of one runner. TZ is the one variable that reaches all of them, and it stays in /proc."""
+    """Marks every process of one runner.
+
+    A zygote's command line holds ``sys.path``, and its workers share it; everybody may read it. What a worker executes
+    has another one, but inherits TZ, the one variable that reaches all of them.
+    """
 
     def __init__(self) -> None:
-        self.zone = f"<{secrets.token_hex(8)}>0"
-        self.environment = {"TZ": self.zone}
+        self.mark = secrets.token_hex(8)
+        self.environment = {"TZ": f"<{self.mark}>0"}
+        sys.path.append(f"/{self.mark}")
 
     def processes(self) -> set[int]:
         """Whatever of this runner is alive: its zygote, its workers, and what they left behind."""
         return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._is_on(entry)}
 
     def _is_on(self, entry: Path) -> bool:
-        try:
-            return f"TZ={self.zone}".encode() in (entry / "environ").read_bytes().split(b"\0")
-        except OSError:
-            return False
+        for file in ("cmdline", "environ"):
+            with suppress(OSError):
+                if self.mark.encode() in (entry / file).read_bytes():
+                    return True
+        return False
+
+    def remove(self) -> None:
+        """No more processes will bear it."""
+        sys.path.remove(f"/{self.mark}")
 
 
 async def until(condition: Callable[[], bool], within: float = 10.0) -> None:
@@ -75,6 +85,7 @@ async def tagged(environ: dict[str, str], slots: int = SLOTS) -> AsyncIterator[t
         yield bench, tag
         await until(lambda: bench.runner.pool.idle == slots and len(tag.processes()) == slots + 1)
     await until(lambda: not tag.processes())
+    tag.remove()
 
 
 def problems(outcome: dict[str, Any], expected: dict[str, Any]) -> list[str]:
@@ -441,14 +452,18 @@ async def test_a_zygote_that_is_killed_costs_the_tasks_of_its_workers_and_is_rep
     async with tagged(environ) as (bench, tag):
         outcomes: list[dict[str, Any]] = []
 
-        async def run(code: str) -> None:
-            outcomes.append(await bench.run(code))
+        programs = ("import time\ntime.sleep(_items[0])", "while _items[0]: pass")
 
+        async def run(code: str) -> None:
+            outcomes.append(await bench.run(code, [1000]))
+
+        for code in programs:  # so that the kill does not come while they are still being checked
+            assert (await bench.run(code, [0]))["result"] is None
         await until(lambda: bench.runner.pool.idle == SLOTS)
         before = bench.runner.pool.zygote_pid
         with trio.fail_after(15):
             async with trio.open_nursery() as nursery:
-                for code in ("import time\ntime.sleep(1000)", "while True: pass"):
+                for code in programs:
                     nursery.start_soon(run, code)
                 await until(lambda: bench.runner.pool.idle == SLOTS - 2)
                 assert before is not None
@@ -515,6 +530,7 @@ async def portable(seconds: float = 20.0) -> AsyncIterator[Portable]:
         await until(lambda: pool.idle == SLOTS and len(tag.processes()) == SLOTS + 1)
         nursery.cancel_scope.cancel()
     await until(lambda: not tag.processes())
+    tag.remove()
 
 
 class Lines(logging.Handler):

@@ -382,6 +382,7 @@ def test_frames_of_several_threads_leave_one_after_the_other() -> None:
     ours, theirs = socket.socketpair()
     prepared = Prepared(OPEN, 100)
     prepared.attach(theirs)
+    ours.settimeout(10)
     threads = [threading.Thread(target=prepared.send, args=(frames.RESULT, bytes([n]) * 500_000)) for n in range(4)]
     for thread in threads:
         thread.start()
