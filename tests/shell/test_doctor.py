@@ -1,0 +1,73 @@
+"""What `trio-runner doctor` finds, on this machine and with a broker that is not there."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from trio_runner import doctor
+from trio_runner.doctor import Finding
+
+pytestmark = pytest.mark.e2e
+
+TOKEN = "s3cr3t-token"
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def find(findings: list[Finding], section: str, name: str) -> Finding:
+    (only,) = [finding for finding in findings if (finding.section, finding.name) == (section, name)]
+    return only
+
+
+def test_settings_imports_layers_and_an_absent_broker_are_reported_and_no_secret_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    port = free_port()
+    findings = doctor.examine(
+        {
+            "N8N_RUNNERS_AUTH_TOKEN": TOKEN,
+            "N8N_RUNNERS_TASK_BROKER_URI": f"http://127.0.0.1:{port}",
+            "N8N_RUNNERS_STDLIB_ALLOW": "json",
+            "N8N_RUNNERS_EXTERNAL_ALLOW": "no_such_package",
+            "N8N_RUNNERS_TIMOUT": "3",
+        }
+    )
+    assert find(findings, "settings", "N8N_RUNNERS_AUTH_TOKEN").text == "***"
+    assert "N8N_RUNNERS_TASK_TIMEOUT" in find(findings, "settings", "ignored or odd").text
+    assert find(findings, "imports", "json").mark == "ok"
+    assert "No module named" in find(findings, "imports", "no_such_package").text
+    assert find(findings, "imports", "no_such_package").mark == "bad"
+    assert find(findings, "broker", f"127.0.0.1:{port}").mark == "bad"
+    assert find(findings, "sandbox", "mode").text.startswith("strict")
+    assert find(findings, "sandbox", "session").text == "active"
+    doctor.show(findings)
+    shown = capsys.readouterr().out
+    assert TOKEN not in shown
+    assert "2 broken" in shown
+
+
+def test_without_a_token_the_problem_is_told_and_the_rest_is_still_looked_at() -> None:
+    findings = doctor.examine({"N8N_RUNNERS_STDLIB_ALLOW": "json"})
+    assert "N8N_RUNNERS_GRANT_TOKEN is required" in find(findings, "settings", "problem").text
+    assert find(findings, "imports", "json").mark == "ok"
+    assert find(findings, "broker", "127.0.0.1:5679").mark == "note"
+
+
+def test_a_required_layer_that_cannot_be_had_is_broken() -> None:
+    findings = doctor.examine(
+        {
+            "N8N_RUNNERS_AUTH_TOKEN": TOKEN,
+            "N8N_RUNNERS_TASK_BROKER_URI": f"http://127.0.0.1:{free_port()}",
+            "N8N_RUNNERS_SANDBOX": "off",
+            "N8N_RUNNERS_SANDBOX_REQUIRE": "seccomp",
+        }
+    )
+    assert any(f.mark == "bad" and "seccomp is required" in f.text for f in findings if f.section == "sandbox")
+    assert find(findings, "sandbox", "seccomp").mark == "bad"
