@@ -200,23 +200,19 @@ def test_exec_each_gives_the_program_one_item_at_a_time() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("query", "seen"),
-    [('{"a": [1]}', {"a": [1]}), ("plain words", "plain words"), ("NaN", "NaN"), ('"quoted"', "quoted")],
-)
+@pytest.mark.parametrize(("query", "seen"), [('{"a": [1]}', {"a": [1]}), ("NaN, plain words", "NaN, plain words")])
 def test_exec_query_is_json_or_else_text(query: str, seen: object) -> None:
     assert json.loads(invoke("exec", "--query", query, "-c", "return _query").stdout) == seen
 
 
-@pytest.mark.parametrize("value", ["float('nan')", "None"])
-def test_exec_shows_strict_json(value: str) -> None:
-    assert invoke("exec", "--json", "-c", f"return {value}").stdout == "null\n"
+def test_exec_shows_strict_json() -> None:
+    assert invoke("exec", "--json", "-c", "return [float('nan'), None]").stdout == "[null,null]\n"
 
 
 def test_exec_allows_what_it_is_told_to_allow_and_nothing_else() -> None:
     code = "import json\nreturn json.loads('[1]')"
-    assert invoke("exec", "--stdlib", "json", "-c", code).stdout == "[1]\n"
     assert invoke("exec", "-c", code, N8N_RUNNERS_STDLIB_ALLOW="json").stdout == "[1]\n"
+    assert invoke("exec", "--stdlib", "json", "-c", code, N8N_RUNNERS_STDLIB_ALLOW="math").stdout == "[1]\n"
     result = invoke("exec", "--stdlib", "math", "-c", code, N8N_RUNNERS_STDLIB_ALLOW="json")
     assert result.exit_code == 1
     assert "Import of standard library module 'json' is disallowed" in result.stderr
@@ -661,11 +657,6 @@ async def test_the_exit_code_tells_how_a_runner_ended() -> None:
             broker.logins = [Response(403)]
             await ends("wrong token", broker.port, nursery, **AUTH)
 
-    async def refused_grant(nursery: trio.Nursery) -> None:
-        async with scripted_broker() as broker:
-            broker.upgrades = [b"HTTP/1.1 403 Forbidden\r\n\r\n"]
-            await ends("refused grant", broker.port, nursery, N8N_RUNNERS_GRANT_TOKEN="used")
-
     async def closed_with(name: str, code: int, nursery: trio.Nursery) -> None:
         async with scripted_broker() as broker, trio.open_nursery() as inner:
             inner.start_soon(partial(ends, name, broker.port, nursery, N8N_RUNNERS_GRANT_TOKEN="g"))
@@ -722,7 +713,6 @@ async def test_the_exit_code_tells_how_a_runner_ended() -> None:
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery, trio.open_nursery() as cases:
             cases.start_soon(wrong_token, nursery)
-            cases.start_soon(refused_grant, nursery)
             cases.start_soon(closed_with, "1001", 1001, nursery)
             cases.start_soon(closed_with, "1011", 1011, nursery)
             cases.start_soon(idle, nursery)
@@ -731,7 +721,6 @@ async def test_the_exit_code_tells_how_a_runner_ended() -> None:
             cases.start_soon(second_signal, nursery)
     assert codes == {
         "wrong token": 3,
-        "refused grant": 4,
         "1001": 0,
         "1011": 4,
         "idle": 0,
