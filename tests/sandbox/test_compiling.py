@@ -161,12 +161,12 @@ def test_an_empty_program_is_an_error_that_says_what_to_write(source: str) -> No
 
 
 DEEP = {
-    "sum": "return " + "+".join(["_items"] * 200_000),
-    "calls": "return f" + "()" * 200_000,
-    "attributes": "return f" + ".a" * 200_000,
-    "signs": "return " + "-" * 200_000 + "1",
-    "nots": "return " + "not " * 200_000 + "1",
-    "parentheses": "return " + "(" * 200_000 + ")" * 200_000,
+    "sum": "return " + "+".join(["_items"] * 50_000),
+    "calls": "return f" + "()" * 50_000,
+    "attributes": "return f" + ".a" * 50_000,
+    "signs": "return " + "-" * 50_000 + "1",
+    "nots": "return " + "not " * 50_000 + "1",
+    "parentheses": "return " + "(" * 50_000 + ")" * 50_000,
     "lambdas": "return " + "lambda: " * 5_000 + "1",
     "conditions": "return " + "1 if 1 else " * 20_000 + "1",
     "branches": "if 0: pass\n" + "elif 0: pass\n" * 20_000,
@@ -190,11 +190,11 @@ def test_a_sum_of_nine_hundred_terms_runs() -> None:
     assert run("x = 1\nreturn " + "+".join(["x"] * 900)) == 900
 
 
-def test_a_program_of_fifty_thousand_lines_is_compiled_in_reasonable_time() -> None:
-    source = "x = 1\n" * 50_000 + "return x"
+def test_a_program_of_twenty_thousand_lines_is_compiled_in_reasonable_time() -> None:
+    source = "x = 1\n" * 20_000 + "return x"
     started = time.process_time()
     assert refusal(source, DEFAULT) is None
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 4
 
 
 @settings(deadline=None, derandomize=True, max_examples=300)

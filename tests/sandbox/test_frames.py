@@ -62,14 +62,14 @@ def test_arbitrary_bytes_in_arbitrary_pieces_yield_frames_or_a_frame_error_and_t
 
 
 @checked
-@given(sent=st.lists(known_frames, max_size=20), where=places)
+@given(sent=st.lists(known_frames, max_size=10), where=places)
 def test_what_was_framed_comes_out_again_whole_and_in_order(sent: list[Frame], where: list[int]) -> None:
     data = b"".join(frame(kind, payload) for kind, payload in sent)
     assert parse(cut(data, where)) == (sent, None)
 
 
 @checked
-@given(sent=st.lists(known_frames, max_size=20), junk=st.binary(max_size=40), where=places)
+@given(sent=st.lists(known_frames, max_size=10), junk=st.binary(max_size=40), where=places)
 def test_frames_in_front_of_junk_still_come_out(sent: list[Frame], junk: bytes, where: list[int]) -> None:
     data = b"".join(frame(kind, payload) for kind, payload in sent) + junk
     assert parse(cut(data, where))[0][: len(sent)] == sent
@@ -171,7 +171,7 @@ def read_all(data: bytes, where: list[int]) -> list[Frame | None]:
     return found
 
 
-@checked
+@settings(checked, max_examples=40)
 @given(sent=st.lists(known_frames, max_size=8), where=places)
 def test_the_reader_of_the_child_agrees_with_the_parser_of_the_runner(sent: list[Frame], where: list[int]) -> None:
     data = b"".join(frame(kind, payload) for kind, payload in sent)
