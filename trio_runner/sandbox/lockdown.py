@@ -33,7 +33,6 @@ _CAPABILITY_VERSION_3: Final = 0x20080522
 _MAX_FD: Final = 65536
 _NOBODY: Final = 65534
 _OPEN_FILES: Final = 256
-"""Of one uid, all in all. Without it a loop of raw clone calls takes every pid of the machine within a second."""
 _ADDRESS_SPACE: Final = 64 * 1024**3
 """Beyond a task's memory: reading untouched pages costs page tables, which no other limit counts (here 128 MiB)."""
 _STACK: Final = 64 * 1024**2
@@ -53,7 +52,6 @@ class Lockdown:
         self.filter: seccomp.Loader | None = None
         self.sealed = False
         self.drop_uid = False
-        self.count_as_nobody = False
         self.drop_capabilities: Callable[[], None] | None = None
         self.limits: tuple[tuple[int, int], ...] = ()
         self.missing: dict[str, str] = {}
@@ -99,8 +97,6 @@ class Lockdown:
         if self.drop_uid:
             _become_nobody()
         elif self.drop_capabilities is not None:
-            if self.count_as_nobody:
-                os.setresuid(_NOBODY, 0, 0)
             self.drop_capabilities()
         for limit, value in self.limits:
             # at the hard limit of time the kernel kills without a word; at the soft one the signal says what happened
@@ -213,8 +209,6 @@ def _prepare_credentials(locks: Lockdown) -> None:
         locks.drop_uid = True
         return
     locks.drop_capabilities = _capability_dropper()
-    # the kernel exempts root from the limit of processes: as to that limit alone, a child is nobody
-    locks.count_as_nobody = _works(lambda: os.setresuid(_NOBODY, 0, 0))
 
 
 def _become_nobody() -> None:
