@@ -7,6 +7,8 @@ bytes that were already read.
 from __future__ import annotations
 
 import errno
+import os
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -76,7 +78,7 @@ async def serve(
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
-        reason = "already in use" if error.errno == errno.EADDRINUSE else f"not available: {error}"
+        reason = "already in use" if error.errno == errno.EADDRINUSE else f"not available on {host}: {_words(error)}"
         raise StartError(f"Port {port} is {reason}") from error
     places = trio.Semaphore(MAX_CONNECTIONS)
     async with trio.open_nursery() as nursery:
@@ -241,5 +243,12 @@ def _reason(error: Exception, where: str) -> str:
     if isinstance(error, UnicodeError):
         return f"{where}: that is no host name"
     causes = cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause or error,)
-    text = "; ".join(sorted({str(one) for one in causes} - {""})) or "the connection broke off"
+    text = "; ".join(sorted({_words(one) for one in causes} - {""})) or "the connection broke off"
     return text if where in text else f"{where}: {text}"
+
+
+def _words(error: BaseException) -> str:
+    """What the system says, without numbers and addresses."""
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
+        return os.strerror(error.errno)
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -151,7 +151,7 @@ class Runner:
     async def run(self, *, handle_signals: bool = True) -> None:
         """Runs until stopped. Raises the first `FatalError` when it cannot go on."""
         log.info(
-            "Up to %d tasks at a time, %ds each (n8n has a limit of its own; the shorter one counts), for %s",
+            "Up to %d task(s) at a time, %ds each (n8n has a limit of its own; the shorter one counts), for %s",
             self._config.max_concurrency,
             self._config.task_timeout,
             ", ".join(address.label for address in self._config.brokers),

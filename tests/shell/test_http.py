@@ -183,7 +183,7 @@ async def test_a_port_that_is_taken_is_named() -> None:
 
 
 async def test_a_host_that_does_not_exist_is_no_port_in_use() -> None:
-    with pytest.raises(StartError, match="Port 0 is not available: ") as caught:
+    with pytest.raises(StartError, match=r"^Port 0 is not available on 256\.0\.0\.1: [^\[]+$") as caught:
         await serve(_never, "256.0.0.1", 0)
     assert "in use" not in str(caught.value)
 
@@ -307,8 +307,9 @@ async def test_a_server_that_drips_its_answer_is_given_up_on_after_the_limit(jum
 async def test_a_refused_connection_says_so() -> None:
     async with tcp_server(mute) as port:
         pass
-    with pytest.raises(BrokerUnreachableError, match=rf"^127\.0\.0\.1:{port}: .*[Cc]onnect"):
+    with pytest.raises(BrokerUnreachableError) as caught:
         await post(port)
+    assert str(caught.value) == f"127.0.0.1:{port}: Connection refused"
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example"])
