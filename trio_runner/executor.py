@@ -43,8 +43,13 @@ log = get_logger("executor")
 Emit = Callable[[RunnerMessage], None]
 
 _RECEIVE = 262_144
+_ATTEMPTS = 3
 _MAX_ERROR_TEXT = 131_072
 _MAX_PRINT_BYTES = 4_194_304  # what a child keeps to is a quarter of it; a hostile one is cut off here
+
+
+class _DeadOnArrivalError(Exception):
+    """The worker was gone before it was told anything."""
 
 
 class CodeCache:
@@ -98,11 +103,7 @@ class Executor:
         """
         started = trio.current_time()
         try:
-            async with self._pool.lease() as worker:
-                with trio.move_on_after(self._task_timeout) as limit:
-                    outcome = await self._converse(worker, task_id, settings, emit)
-                if limit.cancelled_caught:
-                    outcome = self._timed_out()
+            outcome = await self._attempt(task_id, settings, emit)
         except WorkerError as error:
             outcome = Failure(message=error.message, description=error.description, kind="worker")
         except Exception as error:
@@ -119,6 +120,16 @@ class Executor:
             return self._failure_message(task_id, settings, outcome)
         log.info("Completed task %s in %s (%s) %s", task_id, _duration(took), _size(len(outcome)), node)
         return TaskDone(task_id=task_id, data=ResultData(result=Raw(outcome)))
+
+    async def _attempt(self, task_id: str, settings: TaskSettings, emit: Emit) -> bytes | memoryview | Failure:
+        """Leases a worker and runs the task. A worker that was dead has seen nothing of it: another one is leased."""
+        for _ in range(_ATTEMPTS):
+            with suppress(_DeadOnArrivalError):
+                async with self._pool.lease() as worker:
+                    with trio.move_on_after(self._task_timeout) as limit:
+                        outcome = await self._converse(worker, task_id, settings, emit)
+                    return self._timed_out() if limit.cancelled_caught else outcome
+        raise WorkerError("Task subprocess exited with code -1", f"{_ATTEMPTS} worker processes in a row were dead.")
 
     async def _converse(
         self, worker: Worker, task_id: str, settings: TaskSettings, emit: Emit
@@ -150,7 +161,7 @@ class Executor:
             return verdict.failure
         run = frames.Run(settings.code, each_item, bytes(memoryview(settings.query)), code)
         # a worker that fails while it is still being fed says why, or its exit status does
-        with suppress(BrokenPipeError, ConnectionResetError):
+        with suppress(BrokenPipeError, ConnectionResetError):  # but not _DeadOnArrivalError
             await _send(worker, (frames.RUN, frames.encode(run)), (frames.ITEMS, memoryview(settings.items)))
         return await self._outcome(worker, parser, task_id, emit)
 
@@ -176,10 +187,12 @@ class Executor:
                     return payload
                 if kind == frames.FAILURE:
                     return frames.decode_failure(payload)
-                if kind == frames.PRINT and prints <= MAX_PRINTS and printed < _MAX_PRINT_BYTES:
-                    prints += 1
-                    printed += len(payload)
-                    self._print(task_id, payload, emit)
+                prints += 1
+                printed += len(payload)
+                if kind != frames.PRINT or prints > MAX_PRINTS + 1 or printed > _MAX_PRINT_BYTES:
+                    # our own child keeps to its limits: this is a program that writes to the socket itself
+                    raise FrameError("more than a worker ever sends")
+                self._print(task_id, payload, emit)
         return await self._without_result(worker)
 
     def _print(self, task_id: str, payload: bytes | memoryview, emit: Emit) -> None:
@@ -241,8 +254,8 @@ def unquote(text: str) -> str:
 
 def _failed(task_id: str, failure: Failure, node: str) -> str:
     if failure.kind == "syntax":
-        return f"Task {task_id} failed syntax validation {node}: {failure.message}"
-    return f"Task {task_id} failed {node}: {failure.message}"
+        return f"Task {task_id} failed syntax validation {node}: {failure.message[:2000]}"
+    return f"Task {task_id} failed {node}: {failure.message[:2000]}"
 
 
 def _duration(seconds: float) -> str:
@@ -269,8 +282,15 @@ async def _send(worker: Worker, *parts: tuple[int, bytes | memoryview]) -> None:
     buffers: list[memoryview] = []
     for kind, payload in parts:
         buffers += [memoryview(frames.header(kind, len(payload))), memoryview(payload)]
+    started = False
     while buffers:
-        sent = await worker.sock.sendmsg(buffers)
+        try:
+            sent = await worker.sock.sendmsg(buffers)
+        except (BrokenPipeError, ConnectionResetError):
+            if started:
+                raise
+            raise _DeadOnArrivalError from None
+        started = True
         while buffers and sent >= len(buffers[0]):
             sent -= len(buffers.pop(0))
         if buffers:

@@ -75,12 +75,11 @@ class Worker:
 
     def end(self) -> None:
         """Kills what may be left of it and lets go of its descriptors. The zygote sees to the rest of its tree."""
-        if not self.exited:
-            if self._pidfd is not None:
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            else:
-                self._kill.kill(self.pid)
+        if self._pidfd is not None:
+            with suppress(ProcessLookupError):  # also when the zygote died: its word is then only a guess
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        elif not self.exited:
+            self._kill.kill(self.pid)
         self.sock.close()
         if self._pidfd is not None:
             os.close(self._pidfd)
@@ -122,6 +121,8 @@ class Pool:
         self._requested = 0
         self._requested_at = math.inf
         self._waiting = 0
+        self._idle_deaths = 0
+        self._patience = trio.CancelScope()
         self._arrival = trio.Event()
         self._control: socket.socket | None = None
         self.restarts = 0
@@ -150,9 +151,14 @@ class Pool:
             started_at = trio.current_time()
             try:
                 await self._one_zygote(task_status if first else trio.TASK_STATUS_IGNORED)
-            except StartError:
+            except StartError as error:
                 if first:
                     raise
+                log.error("%s", error)
+            except OSError as error:  # no descriptors, processes or memory to start one with
+                if first:
+                    raise StartError(f"The zygote could not be started: {error}") from error
+                log.error("The zygote could not be started: %s", error)
             first = False
             self.restarts += 1
             if trio.current_time() - started_at > _HEALTHY_AFTER:
@@ -189,6 +195,7 @@ class Pool:
                     "Task subprocess exited with code -1",
                     f"No worker process could be started within {LEASE_LIMIT:.0f} seconds. The runner's log says why.",
                 )
+        self._idle_deaths = 0
         return self._idle.popleft()
 
     def _refill(self) -> None:
@@ -201,6 +208,7 @@ class Pool:
             return  # dead or not reading: `_listen` notices and replaces it
         if self._requested == 0:
             self._requested_at = trio.current_time()
+            self._patience.deadline = self._requested_at + FORK_LIMIT
         self._requested += wanted
 
     async def _one_zygote(self, task_status: trio.TaskStatus[None]) -> None:
@@ -233,26 +241,35 @@ class Pool:
     async def _listen(self, control: trio.socket.SocketType) -> None:
         """Takes the zygote's records until it is gone or does not answer."""
         while True:
-            deadline = self._requested_at + FORK_LIMIT if self._requested else math.inf
-            with trio.move_on_at(deadline) as limit:
+            due = self._requested_at + FORK_LIMIT if self._requested else math.inf
+            with trio.CancelScope(deadline=due) as self._patience:  # `_refill` gives it a deadline when it asks
                 received = await _read_record(control)
-            if limit.cancelled_caught:
-                if trio.current_time() >= self._requested_at + FORK_LIMIT and self._requested:
-                    log.error("The zygote has not answered for %.0fs, replacing it", FORK_LIMIT)
-                    return
-                continue
+            if self._patience.cancelled_caught:
+                log.error("The zygote has not answered for %.0fs, replacing it", FORK_LIMIT)
+                return
             if received is None:
                 return
             kind, pid, status, _, fds = received
-            if kind == records.CHILD:
+            if kind == records.CHILD and fds:
                 self._add(pid, fds)
-            elif kind == records.EXIT:
-                self._note_exit(pid, status)
-            elif kind == records.FORK_FAILED:
-                self._requested = max(0, self._requested - 1)
-                log.error("The zygote could not fork: %s", os.strerror(status))
-                await trio.sleep(0.2)
+            elif kind == records.CHILD:
+                control_end = self._control
+                if control_end is not None:
+                    _Killer(control_end).kill(pid)
+                await self._not_forked("its descriptors could not be received: too many open files")
+            elif kind == records.EXIT and self._note_exit(pid, status):
+                # workers that die before they are used would otherwise be made and lost as fast as the machine can
+                self._idle_deaths += 1
+                await trio.sleep(min(2.0, 0.01 * 2**self._idle_deaths))
                 self._refill()
+            elif kind == records.FORK_FAILED:
+                await self._not_forked(os.strerror(status))
+
+    async def _not_forked(self, reason: str) -> None:
+        self._requested = max(0, self._requested - 1)
+        log.error("There is one worker less: %s", reason)
+        await trio.sleep(0.2)
+        self._refill()
 
     def _add(self, pid: int, fds: list[int]) -> None:
         self._requested -= 1
@@ -269,16 +286,18 @@ class Pool:
             self._arrival.set()
             self._arrival = trio.Event()
 
-    def _note_exit(self, pid: int, status: int) -> None:
+    def _note_exit(self, pid: int, status: int) -> bool:
+        """Whether it was an idle worker that died: there is one to be made in its place."""
         worker = self._children.pop(pid, None)
         if worker is None:
-            return
+            return False
         worker.note_exit(status)
-        if worker in self._idle:
-            log.warning("Idle worker %d died (%s)", pid, describe_status(status))
-            self._idle.remove(worker)
-            worker.end()
-            self._refill()
+        if worker not in self._idle:
+            return False
+        log.warning("Idle worker %d died (%s)", pid, describe_status(status))
+        self._idle.remove(worker)
+        worker.end()
+        return True
 
     def _forget_all(self) -> None:
         self._control = None
@@ -322,7 +341,12 @@ def _check_layers(report: records.Report, setup: records.Setup) -> None:
 def describe_status(status: int) -> str:
     """A wait status in words, for the log."""
     code = os.waitstatus_to_exitcode(status)
-    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:  # real-time signals have no names
+        return f"signal {-code}"
 
 
 def _start(theirs: socket.socket, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

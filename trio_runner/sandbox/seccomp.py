@@ -56,7 +56,7 @@ _PLAIN: Final[dict[str, tuple[int | None, int | None]]] = {
     "epoll_wait": (232, None), "epoll_pwait": (281, 22), "epoll_pwait2": (441, 441), "eventfd": (284, None),
     "eventfd2": (290, 19), "recvfrom": (45, 207), "recvmsg": (47, 212), "recvmmsg": (299, 243),
     "shutdown": (48, 210), "getsockopt": (55, 209), "setsockopt": (54, 208), "getsockname": (51, 204),
-    "getpeername": (52, 205),
+    "getpeername": (52, 205), "close_range": (436, 436),
     # names of files: seeing is harmless where opening is confined
     "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439), "getcwd": (79, 17), "chdir": (80, 49),
     "fchdir": (81, 50), "readlink": (89, None), "readlinkat": (267, 78), "stat": (4, None), "lstat": (6, None),
