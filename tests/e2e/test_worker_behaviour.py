@@ -208,7 +208,7 @@ FORGED: dict[str, tuple[str, dict[str, Any]]] = {
     "half a frame": ("frame(18, b'12', 100)\nos._exit(0)", {"message": "Failed to read result from child process"}),
     "half a header": ("raw(b'\\x12\\0')\nos._exit(4)", {"message": "Task subprocess exited with code 4"}),
     "a verdict": ("frame(16, b'junk')\nreturn 1", {"message": NO_RESULT}),
-    "a verdict that fits": ("frame(16, b'\\x82\\xa4code\\xc4\\0\\xa7failure\\xc0')\nreturn 1", {"result": 1}),
+    "a verdict that fits": ("frame(16, b'\\x82\\xa4code\\xc4\\0\\xa7failure\\xc0')\nreturn 1", {"message": NO_RESULT}),
     "many verdicts": ("for _ in range(5_000): frame(16, b'')\nreturn 1", ANYTHING),
     "a result of another shape": ("frame(18, b'{\"a\": [1, \"x\"]}')\nreturn 1", {"result": {"a": [1, "x"]}}),
     "a result without spaces": ("frame(18, b'7')\nos._exit(9)", {"result": 7}),
