@@ -13,7 +13,7 @@ from tests.shell.shell_kit import Records, our_records
 @pytest.fixture
 def jump_clock() -> MockClock:
     """A clock that jumps when nothing has happened for a moment of real time: enough for bytes on a loopback socket."""
-    return MockClock(autojump_threshold=0.02)
+    return MockClock(autojump_threshold=0.01)
 
 
 @pytest.fixture
