@@ -72,12 +72,6 @@ class SingleUseError(FatalError):
     exit_code = 4
 
 
-class DrainTimeoutError(FatalError):
-    """Tasks were still running when the graceful shutdown's time was up."""
-
-    exit_code = 5
-
-
 class WorkerError(RunnerError):
     """A worker process could not serve its task. The text is for the workflow's author."""
 
