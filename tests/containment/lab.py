@@ -484,6 +484,12 @@ def grow_a_stack(about: dict[str, Any]) -> None:
 
 
 @attack
+def enlarge_a_queue(about: dict[str, Any]) -> None:
+    first, _ = socket.socketpair()
+    first.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+
+
+@attack
 def raise_the_stack_limit(about: dict[str, Any]) -> None:
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     if 0 <= hard <= 1 << 26:

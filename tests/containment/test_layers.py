@@ -45,6 +45,7 @@ SINGLE = {
     "files in memory": ("memfd", STRICT, (), "seccomp", "EPERM"),
     "shared memory": ("shared_memory", STRICT, (), "seccomp", "EPERM"),
     "a mapping that grows down": ("grow_a_stack", STRICT, (), "seccomp", "EPERM"),
+    "a larger queue of a socket": ("enlarge_a_queue", STRICT, (), "seccomp", "EPERM"),
     "the rights of a file": ("change_mode", STRICT, (), "seccomp", "EPERM"),
     "the times of a file": ("change_times", STRICT, (), "seccomp", "EPERM"),
     "another's niceness": ("renice_canary", STRICT, ("become-nobody",), "seccomp", "EPERM"),

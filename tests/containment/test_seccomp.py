@@ -247,6 +247,20 @@ def test_pairs_of_sockets_are_local_streams(machine: str, monkeypatch: pytest.Mo
 
 
 @both
+def test_queues_of_sockets_keep_their_size_in_strict(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Filter(monkeypatch, machine)
+    refused = {
+        (level, option)
+        for level in (0, 1, 6, 41)
+        for option in range(64)
+        if run(run.nr("setsockopt"), 3, level, option) == EPERM
+    }
+    assert refused == {(1, 7), (1, 32)}
+    run = Filter(monkeypatch, machine, network=True)
+    assert run(run.nr("setsockopt"), 3, 1, 7) == ALLOW
+
+
+@both
 @pytest.mark.parametrize(("name", "at"), [("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)])
 def test_nothing_is_sent_that_connects_by_itself(
     name: str, at: int, machine: str, monkeypatch: pytest.MonkeyPatch

@@ -55,7 +55,7 @@ _PLAIN: Final[dict[str, tuple[int | None, int | None]]] = {
     "ppoll": (271, 73), "epoll_create": (213, None), "epoll_create1": (291, 20), "epoll_ctl": (233, 21),
     "epoll_wait": (232, None), "epoll_pwait": (281, 22), "epoll_pwait2": (441, 441), "eventfd": (284, None),
     "eventfd2": (290, 19), "recvfrom": (45, 207), "recvmsg": (47, 212), "recvmmsg": (299, 243),
-    "shutdown": (48, 210), "getsockopt": (55, 209), "setsockopt": (54, 208), "getsockname": (51, 204),
+    "shutdown": (48, 210), "getsockopt": (55, 209), "getsockname": (51, 204),
     "getpeername": (52, 205), "close_range": (436, 436),
     # names of files: seeing is harmless where opening is confined
     "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439), "getcwd": (79, 17), "chdir": (80, 49),
@@ -83,7 +83,7 @@ _PLAIN: Final[dict[str, tuple[int | None, int | None]]] = {
 _CHECKED: Final[dict[str, tuple[int | None, int | None]]] = {
     "mmap": (9, 222), "clone": (56, 220), "clone3": (435, 435), "kill": (62, 129), "tgkill": (234, 131),
     "fcntl": (72, 25), "ioctl": (16, 29), "prctl": (157, 167), "prlimit64": (302, 261), "socketpair": (53, 199),
-    "sendto": (44, 206), "sendmsg": (46, 211), "sendmmsg": (307, 269), "socket": (41, 198),
+    "sendto": (44, 206), "sendmsg": (46, 211), "sendmmsg": (307, 269), "socket": (41, 198), "setsockopt": (54, 208),
 }  # fmt: skip
 _OPENS: Final[dict[str, tuple[int | None, int | None]]] = {"open": (2, None), "openat": (257, 56)}
 _CONNECTS: Final[dict[str, tuple[int | None, int | None]]] = {"connect": (42, 203)}
@@ -183,6 +183,8 @@ def _check(name: str, *, network: bool) -> list[Instruction]:
             return _without(2, _MSG_FASTOPEN)
         case "sendmmsg":
             return _without(3, _MSG_FASTOPEN)
+        case "setsockopt":
+            return [_ret(_ALLOW)] if network else _queue_check()
         case "socket":
             return _socket_check() if network else [_ret(_ERRNO | errno.EACCES)]
     raise AssertionError(name)
@@ -195,6 +197,14 @@ def _socket_check() -> list[Instruction]:
         _arg(0), (_JEQ, 2, 0, 2), (_JEQ, 1, 0, 10), deny,
         _arg(1), (0x54, 0, 0, 0xF), (_JEQ, 2, 0, 1), (_JEQ, 1, 0, 2), deny,
         _arg(2), (_JEQ, 3, 0, 0), (_JEQ, 2, 0, 6), (_JEQ, 1, 0, 17), deny, _ret(_ALLOW),
+    ]  # fmt: skip
+
+
+def _queue_check() -> list[Instruction]:
+    """No larger queues for pairs of sockets (SO_SNDBUF, SO_SNDBUFFORCE): they are memory of the kernel's, a gigabyte
+    where wmem_max is 4 MiB. With the network they may be asked for, and TCP has large ones anyway."""
+    return [
+        _arg(1), (_JEQ, 0, 3, 1), _arg(2), (_JEQ, 2, 0, 7), (_JEQ, 1, 0, 32), _ret(_ALLOW), _ret(_DENY),
     ]  # fmt: skip
 
 
