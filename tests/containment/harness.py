@@ -30,6 +30,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "N8N_RUNNERS_BUILTINS_DENY": "",
     },
 }
+SETTINGS["network"] = {**SETTINGS["unchecked"], "N8N_RUNNERS_SANDBOX": "network", "N8N_RUNNERS_SANDBOX_CONNECT": "9"}
 """By name, what makes up a setting; each is an attribute of `Program` with what is expected of it."""
 _ALWAYS = {
     "N8N_RUNNERS_SANDBOX": "strict",
@@ -55,7 +56,8 @@ def groups(setting: str) -> list[tuple[dict[str, str], list[Program]]]:
     for program in load():
         if program.machine and program.machine != platform.machine():
             continue
-        environ = SETTINGS[setting] if setting == "unchecked" else {**SETTINGS[setting], **program.allow}
+        everything = SETTINGS[setting].get("N8N_RUNNERS_STDLIB_ALLOW") == "*"
+        environ = SETTINGS[setting] if everything else {**SETTINGS[setting], **program.allow}
         found.setdefault(json.dumps(environ, sort_keys=True), (environ, []))[1].append(program)
     return list(found.values())
 

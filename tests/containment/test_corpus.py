@@ -31,7 +31,9 @@ USER = 64321
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+    "setting", [pytest.param(name, marks=pytest.mark.long if name == "network" else ()) for name in SETTINGS]
+)
 async def test_each_program_ends_as_it_should_and_touches_nothing(setting: str) -> None:
     report = await run(setting)
     assert not report.problems, "\n".join(report.problems)

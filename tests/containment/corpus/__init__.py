@@ -1,8 +1,9 @@
 """Programs that attack, and programs that only look as if they did.
 
-Each says what is to become of it under `compat` (source checks on, the default), under `unchecked` (no source checks,
-every builtin, every module: only the kernel's layers are left) and under `relaxed` (the whole language, imports
-checked). What an attack may know (paths, ports, pids of canaries) it is told in its first item; see `canaries`.
+Each says what is to become of it under `compat` (source checks on, the default), under `relaxed` (the whole language,
+imports checked), under `unchecked` (no source checks, every builtin, every module: only the kernel's layers are left)
+and under `network` (the same, in the mode that has sockets). What an attack may know (paths, ports, pids of canaries)
+it is told in its first item; see `canaries`.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     compat: Expectation
     unchecked: Expectation
     relaxed: Expectation
+    network: Expectation
     hostile: bool
     allow: dict[str, str] = {}
     each_item: bool = False
@@ -112,6 +114,7 @@ def harmless(
             compat=compat or gives,
             unchecked=unchecked or gives,
             relaxed=unchecked or gives,
+            network=unchecked or gives,
             hostile=False,
             allow=allow or {},
             each_item=each_item,
@@ -127,6 +130,7 @@ def hostile(
     compat: Expectation,
     unchecked: Expectation | None = None,
     relaxed: Expectation | None = None,
+    network: Expectation | None = None,
     allow: dict[str, str] | None = None,
     machine: str = "",
 ) -> None:
@@ -139,6 +143,7 @@ def hostile(
             compat=compat,
             unchecked=unchecked or Contained(),
             relaxed=relaxed or Contained(),
+            network=network or unchecked or Contained(),
             hostile=True,
             allow=allow or {},
             machine=machine,

@@ -40,7 +40,15 @@ EITHER = Blocked(("EPERM", "EACCES"))
 KILLED = Ends(("exited with code -31",))
 
 
-def attack(name: str, technique: str, code: str, unchecked: Expectation, *, machine: str = "") -> None:
+def attack(
+    name: str,
+    technique: str,
+    code: str,
+    unchecked: Expectation,
+    *,
+    network: Expectation | None = None,
+    machine: str = "",
+) -> None:
     hostile(
         name,
         f"process: {technique}",
@@ -48,6 +56,7 @@ def attack(name: str, technique: str, code: str, unchecked: Expectation, *, mach
         compat=refused("ctypes"),
         relaxed=refused("ctypes"),
         unchecked=unchecked,
+        network=network,
         machine=machine,
     )
 
@@ -431,13 +440,43 @@ attack(
     for family in (2, 10, 1, 16, 17, 38, 40, 21, 44):
         for kind in (1, 2, 3, 5):
             out[f"{family}-{kind}"] = attempt(socket.socket, family, kind)
-    out["mptcp"] = attempt(socket.socket, socket.AF_INET, 1, 262)
-    out["sctp"] = attempt(socket.socket, socket.AF_INET, 1, 132)
-    out["icmp"] = attempt(socket.socket, socket.AF_INET, 2, 1)
-    out["connect"] = attempt(socket.create_connection, ("127.0.0.1", T["tcp_port"]), 1)
     return out
     """,
     Blocked(("EACCES",)),
+    network=Contained(),
+)
+attack(
+    "every-way-to-connect",
+    "sockets",
+    """
+    port = T["tcp_port"]
+    def by(family, address, option=None, protocol=0, blocking=True):
+        with socket.socket(family, 1, protocol) as sock:
+            if option:
+                sock.setsockopt(6, option, 1)
+            sock.setblocking(blocking)
+            sock.connect(address)
+    def first_packet(way):
+        with socket.socket() as sock:
+            way(sock)
+    return {
+        "plainly": attempt(by, 2, ("127.0.0.1", port)),
+        "in the background": attempt(by, 2, ("127.0.0.1", port), None, 0, False),
+        "mapped": attempt(by, 10, ("::ffff:127.0.0.1", port)),
+        "to any": attempt(by, 2, ("0.0.0.0", port)),
+        "deferred": attempt(by, 2, ("127.0.0.1", port), 30),
+        "by several paths": attempt(by, 2, ("127.0.0.1", port), None, 262),
+        "by SCTP": attempt(by, 2, ("127.0.0.1", port), None, 132),
+        "with the first packet": attempt(first_packet, lambda s: s.sendto(b"x", 0x20000000, ("127.0.0.1", port))),
+        "in a message": attempt(first_packet, lambda s: s.sendmsg([b"x"], [], 0x20000000, ("127.0.0.1", port))),
+        "bound before": attempt(first_packet, lambda s: s.bind(("127.0.0.1", 0))),
+        "listening": attempt(first_packet, lambda s: s.listen()),
+        "ping": attempt(socket.socket, 2, 2, 1),
+        "raw": attempt(socket.socket, 2, 3, 6),
+    }
+    """,
+    Blocked(("EACCES",)),
+    network=EITHER,
 )
 attack(
     "sockets-from-a-pair",
@@ -464,6 +503,7 @@ attack(
     return out
     """,
     Blocked(("EPERM", "EACCES")),
+    network=Blocked(("EPERM", "EACCES", "EISCONN", "ECONNREFUSED")),
 )
 attack(
     "send-to-a-path",
@@ -517,7 +557,7 @@ attack(
         "raw-listen": call(nr(50, 201), 0, 1),
         "raw-accept4": call(nr(288, 242), 0, 0, 0, 0),
         "raw-connect": call(nr(42, 203), 0, bytes(16), 16),
-        "raw-socket": call(nr(41, 198), 2, 1, 0),
+        "raw-socket": call(nr(41, 198), 1, 1, 0),
     }
     """,
     Blocked(("EPERM", "EACCES", "ENOTSOCK")),
