@@ -651,6 +651,7 @@ async def test_the_exit_code_tells_how_a_runner_ended() -> None:
         process = await start(nursery, port, **variables)
         codes[name] = await process.end()
         said[name] = process.stdout
+        assert process.stderr == "", f"{name}: n8n shows these lines as errors"
 
     async def wrong_token(nursery: trio.Nursery) -> None:
         async with scripted_broker() as broker:
