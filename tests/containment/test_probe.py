@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,6 +106,12 @@ def test_what_an_older_kernel_lacks_is_not_reported(version: int, lab: Lab) -> N
     assert holds["landlock-files"] == ACTIVE
     assert (holds["landlock-network"] == ACTIVE) == (version >= 4)
     assert (holds["landlock-signals"] == ACTIVE) == (version >= 6)
+
+
+def test_a_file_that_could_be_made_is_removed(lab: Lab) -> None:
+    report(lab, ("restrict",))
+    report(lab, confinement=Confinement(mode="off"))
+    assert not [path for folder in ("/tmp", "/var/tmp") for path in Path(folder).glob(".trio-runner-probe-*")]
 
 
 def test_grants_do_not_confuse_the_probe(lab: Lab, targets: dict[str, Any]) -> None:

@@ -48,10 +48,11 @@ class _Attempts(msgspec.Struct):
 def probe(locks: Lockdown, *, block_env: bool) -> list[Layer]:
     """Forks the throw-away child and reports all layers. Must run in the zygote, after `lockdown.prepare`."""
     ours, theirs = socket.socketpair()
+    target = _write_target(locks)
     pid = os.fork()
     if pid == 0:
         ours.close()
-        _be_the_probe(locks, theirs)
+        _be_the_probe(locks, theirs, target)
     theirs.close()
     ours.settimeout(_LIMIT)
     found: _Attempts | None = None
@@ -61,22 +62,25 @@ def probe(locks: Lockdown, *, block_env: bool) -> list[Layer]:
         status = _status_of(pid)
         ours.sendall(b".")
     _, code = os.waitpid(pid, 0)
+    if target is not None:  # where it could make the file, nothing says that it could remove it
+        with suppress(OSError):
+            target.unlink()
     if found is None:
         return [Layer(name, UNAVAILABLE, f"the probe failed with status {code}") for name in PROBED_LAYERS]
     return _conclude(locks, found, status, block_env=block_env)
 
 
-def _be_the_probe(locks: Lockdown, sock: socket.socket) -> NoReturn:
+def _be_the_probe(locks: Lockdown, sock: socket.socket, target: Path | None) -> NoReturn:
     try:
         locks.apply(sock.fileno())
-        sock.sendall(msgspec.msgpack.encode(_try_everything(locks, sock.fileno())))
+        sock.sendall(msgspec.msgpack.encode(_try_everything(locks, sock.fileno(), target)))
         sock.recv(1)
         os._exit(0)
     except BaseException:
         os._exit(71)
 
 
-def _try_everything(locks: Lockdown, own_fd: int) -> _Attempts:
+def _try_everything(locks: Lockdown, own_fd: int, target: Path | None) -> _Attempts:
     return _Attempts(
         own_session=os.getsid(0) == os.getpid(),
         open_files=[fd for fd in range(3, _FDS) if fd != own_fd and _is_open(fd)],
@@ -85,7 +89,7 @@ def _try_everything(locks: Lockdown, own_fd: int) -> _Attempts:
         dumpable=locks.prctl is None or locks.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) != 0,
         limits=bool(locks.limits) and all(_is_limited(limit, value) for limit, value in locks.limits),
         read_file=_refusal(_open_forbidden(locks)),
-        write_file=_refusal(_write_forbidden(locks)),
+        write_file=_refusal(_write_forbidden(target)),
         connect=_refusal(_connect_forbidden),
         signal=_refusal(lambda: os.kill(locks.zygote_pid, 0)),
         fork=_refusal(_fork),
@@ -141,16 +145,17 @@ def _open_forbidden(locks: Lockdown) -> Callable[[], object]:
     return lambda: os.close(os.open(target, os.O_RDONLY))
 
 
-def _write_forbidden(locks: Lockdown) -> Callable[[], object]:
-    """Makes a file where everybody may, outside of what is granted."""
+def _write_target(locks: Lockdown) -> Path | None:
+    """A file that is not there, where everybody may make one, outside of what is granted."""
     folder = _outside(("/tmp", "/var/tmp", "/dev/shm"), locks.confinement.write)  # noqa: S108 - meant to be refused
+    return folder / f".trio-runner-probe-{os.urandom(8).hex()}" if folder is not None else None
 
+
+def _write_forbidden(target: Path | None) -> Callable[[], object]:
     def attempt() -> None:
-        if folder is None:
+        if target is None:
             raise OSError(errno.EACCES, "everything is granted")
-        path = folder / f".trio-runner-probe-{os.getpid()}"
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        path.unlink()
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
     return attempt
 
