@@ -35,7 +35,7 @@ from trio_runner.executor import Executor
 from trio_runner.health import BrokerState
 from trio_runner.http import open_stream
 from trio_runner.log import get_logger
-from trio_runner.protocol.backoff import full_jitter
+from trio_runner.protocol.backoff import ReconnectTerms
 from trio_runner.protocol.messages import Refused, decode_from_broker, encode
 from trio_runner.protocol.session import OfferTerms, Session
 from trio_runner.protocol.slots import Slots
@@ -47,9 +47,6 @@ RUNNER_NAME = "Python Task Runner"
 TASK_TYPE = "python"
 CONNECT_LIMIT = 10.0
 CLOSE_LIMIT = 2.0
-SETTLED_AFTER = 10.0
-"""Seconds that a connection must have lasted for its loss to start the backoff anew: two runners of the same id, which
-throw each other out, must not do so many times a second for ever."""
 _RECEIVE_BUFFER = 262_144
 _FAILED = "Failed to connect to broker: %s - retrying in %.1fs..."
 _GOING_AWAY = 1001
@@ -69,6 +66,7 @@ class Link:
         executor: Executor,
         activity: Callable[[], None],
         terms: OfferTerms | None = None,
+        reconnect: ReconnectTerms | None = None,
     ) -> None:
         self._address = address
         self._config = config
@@ -77,6 +75,7 @@ class Link:
         self._executor = executor
         self._activity = activity
         self._terms = terms or OfferTerms()
+        self._reconnect = reconnect or ReconnectTerms()
         self._scope = trio.CancelScope()
         self._dispatcher: Dispatcher | None = None
         self._stopping = False
@@ -115,7 +114,7 @@ class Link:
 
     async def run(self) -> None:
         """Serves the broker until `stop`. Raises `FatalError` when there is no point in going on."""
-        waits = full_jitter(random.random)
+        waits = self._reconnect.waits(random.random)
         with self._scope:
             while True:
                 try:
@@ -135,8 +134,8 @@ class Link:
                             "n8n or its launcher starts another"
                         ) from error
                     lost = isinstance(error, ConnectionLostError)
-                    if lost and trio.current_time() - self._connected_at >= SETTLED_AFTER:
-                        waits = full_jitter(random.random)
+                    if lost and trio.current_time() - self._connected_at >= self._reconnect.settled_after:
+                        waits = self._reconnect.waits(random.random)
                     wait = max(next(waits), error.at_least)
                     text = "%s - connecting again in %.1fs..." if lost else _FAILED
                     log.warning(text, error, wait)

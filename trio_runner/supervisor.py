@@ -31,6 +31,7 @@ from trio_runner.health import Readiness, serve_health
 from trio_runner.link import Link
 from trio_runner.log import get_logger
 from trio_runner.pool import Pool
+from trio_runner.protocol.backoff import ReconnectTerms
 from trio_runner.protocol.session import OfferTerms
 from trio_runner.protocol.slots import Slots
 from trio_runner.sandbox.policy import Confinement
@@ -77,6 +78,7 @@ class Runner:
         *,
         environment: dict[str, str] | None = None,
         terms: OfferTerms | None = None,
+        reconnect: ReconnectTerms | None = None,
         spare_workers: int | None = None,
         pool: Pool | None = None,
         executor: Executor | None = None,
@@ -111,6 +113,7 @@ class Runner:
                 executor=executor,
                 activity=self._note_activity,
                 terms=terms,
+                reconnect=reconnect,
             )
             for address in config.brokers
         ]

@@ -7,7 +7,7 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_runner.protocol.backoff import full_jitter
+from trio_runner.protocol.backoff import ReconnectTerms, full_jitter
 
 
 def test_the_longest_waits_double_up_to_the_cap() -> None:
@@ -30,6 +30,11 @@ def test_each_wait_draws_its_own_number() -> None:
 def test_a_new_iterator_starts_from_the_base_again() -> None:
     list(islice(full_jitter(lambda: 1.0), 9))
     assert next(full_jitter(lambda: 1.0)) == 0.5
+
+
+def test_the_terms_of_a_link_are_the_bounds_of_its_waits() -> None:
+    assert list(islice(ReconnectTerms().waits(lambda: 1.0), 7)) == [0.5, 1, 2, 4, 8, 10, 10]
+    assert list(islice(ReconnectTerms(base=0.1, cap=0.3).waits(lambda: 1.0), 4)) == [0.1, 0.2, 0.3, 0.3]
 
 
 @given(

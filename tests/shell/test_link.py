@@ -30,6 +30,7 @@ from tests.shell.shell_kit import (
 from trio_runner.errors import AuthRefusedError, FatalError, SingleUseError
 from trio_runner.http import Request, Response
 from trio_runner.link import CLOSE_LIMIT, CONNECT_LIMIT, Link
+from trio_runner.protocol.backoff import ReconnectTerms
 from trio_runner.protocol.session import OfferTerms
 from trio_runner.protocol.slots import Slots
 
@@ -65,7 +66,13 @@ class Linked:
 
 @contextlib.asynccontextmanager
 async def linked(
-    port: int, *, capacity: int = 2, grant_token: str | None = None, runner_id: str = "runner-1", **variables: str
+    port: int,
+    *,
+    capacity: int = 2,
+    grant_token: str | None = None,
+    runner_id: str = "runner-1",
+    reconnect: ReconnectTerms | None = None,
+    **variables: str,
 ) -> AsyncIterator[Linked]:
     config = config_for(port, grant_token=grant_token, **variables)
     slots, executor = Slots(capacity), FakeExecutor()
@@ -77,6 +84,7 @@ async def linked(
         executor=executor,  # type: ignore[arg-type]
         activity=lambda: None,
         terms=OfferTerms(jitter=0.0),
+        reconnect=reconnect,
     )
     with trio.fail_after(5_000):
         async with trio.open_nursery() as nursery:
@@ -314,6 +322,16 @@ async def test_runners_that_throw_each_other_out_do_so_ever_more_slowly(jump_clo
             connection = await registered(broker)
             await connection.close(1000)
         assert trio.current_time() - started > 60, "some five seconds each on average, not some hundredths"
+
+
+async def test_other_terms_bound_the_waits_of_a_link_that_is_lost_again_and_again(jump_clock: MockClock) -> None:
+    terms = ReconnectTerms(base=0.1, cap=0.2)
+    async with scripted_broker() as broker, linked(broker.port, reconnect=terms):
+        started = trio.current_time()
+        for _ in range(40):
+            connection = await registered(broker)
+            await connection.close(1000)
+        assert trio.current_time() - started < 40 * 0.25
 
 
 async def lose_by_close(connection: Connection) -> None:

@@ -8,6 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import msgspec
+
+
+class ReconnectTerms(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast a broker is looked for again, in seconds."""
+
+    base: float = 0.5
+    """What the first wait is drawn below."""
+    cap: float = 10.0
+    """What every wait stays below."""
+    settled_after: float = 10.0
+    """How long a connection must have lasted for its loss to start the backoff anew: two runners of the same id, which
+    throw each other out, must not do so many times a second for ever."""
+
+    def waits(self, random: Callable[[], float]) -> Iterator[float]:
+        """The waits from a success on."""
+        return full_jitter(random, base=self.base, cap=self.cap)
+
 
 def full_jitter(random: Callable[[], float], *, base: float = 0.5, cap: float = 10.0) -> Iterator[float]:
     """Yields waits in seconds, for ever. ``random`` gives numbers in [0, 1); a success starts a new iterator.
