@@ -114,7 +114,7 @@ class Pool:
         self._setup = records.Setup(
             policy, confinement or Confinement(), max_payload, records.preload_list(policy, preload), portable
         )
-        self._environment = {**(environment or {}), **_THREADS_OFF}
+        self._environment = {**(environment or {}), **_THREADS_OFF, records.BIND_NOW: "1"}
         self._idle_target = idle
         self._idle: deque[Worker] = deque()
         self._children: dict[int, Worker] = {}

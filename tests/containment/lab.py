@@ -115,10 +115,12 @@ def _experiment(case: Case) -> Any:
         _switch_off(locks, name)
     ours, theirs = socket.socketpair()
     os.set_inheritable(200, True) if "secret" in case.about else None
+    locks.set_victims(first=True)  # as the zygote does around its forks
     pid = os.fork()
     if pid == 0:
         ours.close()
         _be_the_child(case, locks, theirs)
+    locks.set_victims(first=False)
     theirs.close()
     outside = OUTSIDE.get(case.attack)
     answer = _receive(ours)
@@ -214,11 +216,11 @@ def _switch_off(locks: Lockdown, name: str) -> None:
         case "session":
             os.setsid = lambda: None
         case "closing":
-            lockdown._close = lambda fds, keep_fd: None
+            lockdown.Lockdown._close = lambda self, inherited, keep_fd: None
         case "null":
             locks.null_fd = 200
         case "oom":
-            lockdown._be_first_for_the_memory_killer = lambda: None
+            locks.oom_fd = None
         case "zygote-dumpable":
             real = locks.prctl
             assert real is not None

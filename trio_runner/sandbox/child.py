@@ -6,12 +6,12 @@ The runner believes nothing that this process says beyond its own task.
 
 from __future__ import annotations
 
+import _socket
+import _thread
 import gc
 import marshal
 import os
-import socket
 import sys
-import threading
 from types import CodeType
 from typing import Any, NoReturn
 
@@ -24,6 +24,9 @@ from trio_runner.sandbox.policy import Confinement, Policy
 from trio_runner.sandbox.userapi import MAX_PRINT_BYTES, CapturedErrors, LineStream, Printer
 
 _GC_THRESHOLD = 50_000
+_REHEARSALS = 12
+"""Enough for every interpreter from 3.11 on to have rewritten what it is going to (it starts after 2 to 8 runs)."""
+_REHEARSED = ("return [{'json': {'n': len(_items)}}]", "return {'n': _item['json']['a']}")
 _MIN_ROOM = 4096
 """Bytes of prints and errors that are sent however small the limit for results is."""
 
@@ -42,22 +45,26 @@ class Prepared:
             if policy.source_checks and not policy.relaxed
             else None
         )
-        self._sock: socket.socket | None = None
-        self._lock = threading.RLock()
+        self.stdout, self.stderr = LineStream(self.printer), CapturedErrors()
+        self.hides_modules = imports.hides_modules(policy)
+        self._sock: _socket.socket | None = None
+        self._lock = _thread.RLock()
         self._sending = False
 
-    def attach(self, sock: socket.socket) -> None:
+    def attach(self, sock: _socket.socket) -> None:
         """The child's own socket: where prints go from now on."""
         self._sock = sock
 
-    def send(self, kind: int, payload: bytes) -> None:
-        """One whole frame, whichever threads of the program print meanwhile."""
+    def send(self, kind: int, payload: bytes, *, last: bool = False) -> None:
+        """One whole frame, whichever threads of the program print meanwhile. Nothing follows the ``last``."""
         with self._lock:
             if self._sock is None or self._sending:
                 return  # not attached yet; or a signal handler prints in the middle of a frame of the same thread
             self._sending = True
             try:
                 frames.send(self._sock, kind, payload)
+                if last:  # a signal handler or a thread of the program may still print
+                    self._sock = None
             finally:
                 self._sending = False
 
@@ -72,8 +79,40 @@ class Prepared:
         return names
 
 
-def serve(sock: socket.socket, prepared: Prepared) -> NoReturn:
+def serve(sock: _socket.socket, prepared: Prepared) -> NoReturn:
     """The whole life of a child, from its first frame to its exit. Exits 0 when the runner hangs up before a task."""
+    if (task := _receive(sock, prepared)) is not None:
+        _run(sock, prepared, *task)
+    os._exit(0)
+
+
+def rehearse(policy: Policy) -> None:
+    """Runs a small task in the zygote, a few times over.
+
+    The interpreter rewrites code that is run often and notes which types it has met. Done here, once, that is shared
+    memory; left to the children, each would copy the pages and do it again.
+    """
+    ours, theirs = _socket.socketpair()
+    stdout, stderr = sys.stdout, sys.stderr
+    try:
+        for each_item in (False, True) * _REHEARSALS:
+            prepared = Prepared(policy, 65536)
+            prepared.hides_modules = False
+            verdict = compiling.examine(_REHEARSED[each_item], each_item, policy)
+            frames.send(ours, frames.RUN, frames.encode(Run(_REHEARSED[each_item], each_item, b"null", verdict.code)))
+            frames.send(ours, frames.ITEMS, b'[{"json":{"a":1}}]')
+            task = _receive(theirs, prepared)
+            assert task is not None
+            _run(theirs, prepared, *task)
+            ours.recv(65536)
+    finally:
+        sys.stdout, sys.stderr = stdout, stderr
+        ours.close()
+        theirs.close()
+
+
+def _receive(sock: _socket.socket, prepared: Prepared) -> tuple[Run, CodeType, bytes | bytearray] | None:
+    """The task, its code and its items; None when the runner hangs up, or the source was refused."""
     reader = frames.FrameReader(sock)
     compiled: CodeType | None = None
     frame = reader.next()
@@ -82,23 +121,21 @@ def serve(sock: socket.socket, prepared: Prepared) -> NoReturn:
         verdict = compiling.examine(ask.source, ask.each_item, prepared.policy)
         frames.send(sock, frames.VERDICT, frames.encode(verdict))
         if verdict.failure is not None:
-            os._exit(0)
+            return None
         compiled = marshal.loads(verdict.code)  # noqa: S302 - our own bytes of a moment ago
         frame = reader.next()
     if frame is None:
-        os._exit(0)
+        return None
     run = frames.decode_run(frame[1])
     items = reader.next()
     if items is None:
-        os._exit(0)
+        return None
     code = compiled if compiled is not None else marshal.loads(run.code)  # noqa: S302 - the runner's cache
-    _run(sock, prepared, run, code, items[1])
-    os._exit(0)
+    return run, code, items[1]
 
 
-def _run(sock: socket.socket, prepared: Prepared, run: Run, code: CodeType, items: bytes | bytearray) -> None:
-    errors = CapturedErrors()
-    sys.stdout, sys.stderr = LineStream(prepared.printer), errors
+def _run(sock: _socket.socket, prepared: Prepared, run: Run, code: CodeType, items: bytes | bytearray) -> None:
+    sys.stdout, sys.stderr = prepared.stdout, prepared.stderr
     prepared.attach(sock)
     index: list[int] = []
     try:
@@ -107,16 +144,17 @@ def _run(sock: socket.socket, prepared: Prepared, run: Run, code: CodeType, item
         gc.disable()
         if issubclass(type(error), MemoryError):
             tracebacks.let_go(error)  # or there is no room to say what happened
-        kind, payload = frames.FAILURE, _failure_bytes(prepared, error, run.source, errors, index)
+        kind, payload = frames.FAILURE, _failure_bytes(prepared, error, run.source, index)
     prepared.printer.finish()
-    prepared.send(kind, payload)
+    prepared.send(kind, payload, last=True)
 
 
 def _result(prepared: Prepared, run: Run, code: CodeType, items: bytes | bytearray, index: list[int]) -> bytes:
     """Runs the program and returns the JSON of what it returned. ``index`` is told which item is under way."""
     parsed = _parse(items)
     query = _parse(run.query)
-    imports.hide_modules(prepared.policy)
+    if prepared.hides_modules:
+        imports.hide_modules(prepared.policy)
     gc.set_threshold(_GC_THRESHOLD, 20, 100)
     gc.enable()
     if run.each_item:
@@ -162,12 +200,10 @@ def _parse(data: bytes | bytearray) -> Any:
         return json.loads(data)
 
 
-def _failure_bytes(
-    prepared: Prepared, error: BaseException, source: str, errors: CapturedErrors, index: list[int]
-) -> bytes:
+def _failure_bytes(prepared: Prepared, error: BaseException, source: str, index: list[int]) -> bytes:
     """The frame that tells of a failure. Never raises: an error that cannot be described is still an error."""
     try:
-        failure = _failure(prepared, error, source, errors.text, index)
+        failure = _failure(prepared, error, source, prepared.stderr.text, index)
         payload = frames.encode(failure)
         room = max(prepared.max_payload, _MIN_ROOM)
         if len(payload) <= room:

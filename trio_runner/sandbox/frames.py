@@ -6,11 +6,13 @@ reads: `FrameParser` bounds every length, and what a payload claims is checked w
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Mapping
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
+
+if TYPE_CHECKING:
+    import _socket
 
 HEADER_SIZE: Final = 5
 _LENGTH_AT: Final = 1
@@ -127,7 +129,7 @@ class FrameParser:
 class FrameReader:
     """The child's end: blocking reads from a runner that is trusted."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: _socket.socket) -> None:
         self._sock = sock
         self._buffer = b""
 
@@ -157,7 +159,7 @@ class FrameReader:
         return kind, big
 
 
-def send(sock: socket.socket, kind: int, payload: bytes) -> None:
+def send(sock: _socket.socket, kind: int, payload: bytes) -> None:
     """Writes one frame, blocking. A small one goes out in one piece."""
     if len(payload) < 65536:
         sock.sendall(header(kind, len(payload)) + payload)

@@ -128,15 +128,18 @@ def make_builtins(policy: Policy, print_: Callable[..., Any]) -> dict[str, Any]:
     return names
 
 
+def hides_modules(policy: Policy) -> bool:
+    """Whether `hide_modules` is worth its time: when user code can look, through ``sys``, and may not have all."""
+    return policy.allows_import("sys") and not (ALL in policy.stdlib_allow and ALL in policy.external_allow)
+
+
 def hide_modules(policy: Policy) -> None:
-    """Empties ``sys.modules`` of what user code may not import; only worth it when it can look, through ``sys``.
+    """Empties ``sys.modules`` of what user code may not import. Must not run in the zygote.
 
     What is removed stays alive in the modules that use it, and packages that import lazily load it again. That does no
     harm to files, sockets and processes. It would to modules that look themselves up (``warnings``) or that must exist
     once (native code of packages): what only computes stays, and so does what allowed packages have brought along.
     """
-    if not policy.allows_import("sys") or (ALL in policy.stdlib_allow and ALL in policy.external_allow):
-        return
     for name in list(sys.modules):
         top = name.partition(".")[0]
         companion = policy.external_allow and top not in sys.stdlib_module_names and top not in _OURS

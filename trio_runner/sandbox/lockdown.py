@@ -8,10 +8,11 @@ above it. Whether the layers hold is not concluded here; `probe` tries.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # the C module; typeshed knows only the one above it
 import _thread
 import os
+import resource
 import select
-import signal
 import struct
 import sys
 from collections.abc import Callable, Iterable
@@ -31,6 +32,7 @@ _SECCOMP_MODE_FILTER: Final = 2
 _CAPSET: Final = {"x86_64": 126, "aarch64": 91}
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _MAX_FD: Final = 65536
+_MAX_FD_NUMBER: Final = 2**31 - 1
 _NOBODY: Final = 65534
 _OPEN_FILES: Final = 256
 _ADDRESS_SPACE: Final = 64 * 1024**3
@@ -38,6 +40,7 @@ _ADDRESS_SPACE: Final = 64 * 1024**3
 _STACK: Final = 64 * 1024**2
 
 Prctl = Callable[[int, int, int, int, int], int]
+CloseRange = Callable[[int, int, int], int]
 
 
 class Lockdown:
@@ -47,6 +50,7 @@ class Lockdown:
         self.confinement = confinement
         self.zygote_pid = os.getpid()
         self.null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self.close_range = None if portable else _load_close_range()
         self.prctl = None if portable or sys.platform != "linux" else _load_prctl()
         self.ruleset: int | None = None
         self.filter: seccomp.Loader | None = None
@@ -54,6 +58,7 @@ class Lockdown:
         self.drop_uid = False
         self.drop_capabilities: Callable[[], None] | None = None
         self.limits: tuple[tuple[int, int], ...] = ()
+        self.oom_fd: int | None = None
         self.missing: dict[str, str] = {}
 
     @property
@@ -66,17 +71,17 @@ class Lockdown:
 
         Raises OSError when a layer that was prepared cannot be had: the process must then not run anything.
         """
-        inherited = _open_files()  # while /proc can still be read
         os.setsid()
         for fd in (0, 1, 2):
             os.dup2(self.null_fd, fd)
+        inherited = () if self.close_range is not None else _open_files()  # while /proc can still be read
         if self.prctl is None:
-            _close(inherited, keep_fd)
+            self._close(inherited, keep_fd)
             _thread.start_new_thread(_end_with_the_socket, (keep_fd,))
             return
         if self.confines:
             self._confine_credentials()
-        self.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        self.prctl(_PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
         if os.getppid() != self.zygote_pid:
             os._exit(0)  # the zygote died between the fork and the call above: nobody would ever end us
         self.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -84,40 +89,49 @@ class Lockdown:
             if self.ruleset is not None:
                 landlock.restrict_self(self.ruleset)
             self.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-        _close(inherited, keep_fd)
+        self._close(inherited, keep_fd)
         if self.confines and self.filter is not None:
             self.filter.patch(os.getpid())
             if self.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, self.filter.address, 0, 0) != 0:
                 raise OSError("the seccomp filter was refused")
 
-    def _confine_credentials(self) -> None:
-        import resource
+    def set_victims(self, *, first: bool) -> None:
+        """Whether processes forked from now on are the first to go when memory runs out. Called by the zygote.
 
-        _be_first_for_the_memory_killer()
+        The value is inherited, and a write to a file that is open already costs a tenth of what it costs in a child.
+        """
+        if self.oom_fd is not None:
+            with suppress(OSError):
+                os.pwrite(self.oom_fd, b"1000" if first else b"0", 0)
+
+    def _close(self, inherited: Iterable[int], keep_fd: int) -> None:
+        """Leaves 0 to 2 and ``keep_fd``."""
+        if self.close_range is not None:
+            if keep_fd > 3:
+                self.close_range(3, keep_fd - 1, 0)
+            self.close_range(keep_fd + 1, _MAX_FD_NUMBER, 0)
+        for fd in inherited:
+            if fd > 2 and fd != keep_fd:
+                with suppress(OSError):
+                    os.close(fd)
+
+    def _confine_credentials(self) -> None:
         if self.drop_uid:
             _become_nobody()
         elif self.drop_capabilities is not None:
             self.drop_capabilities()
         for limit, value in self.limits:
             # at the hard limit of time the kernel kills without a word; at the soft one the signal says what happened
-            hard = value + 1 if limit == resource.RLIMIT_CPU else value
-            resource.setrlimit(limit, (value, hard))
+            resource.setrlimit(limit, (value, value + 1 if limit == resource.RLIMIT_CPU else value))
 
 
 def _open_files() -> Iterable[int]:
-    """Descriptors that may be open. From the list of them, which costs 20 µs on every system: where Python was built
-    without close_range, as distributed builds are, os.closerange makes a call for each number there could be."""
+    """Descriptors that may be open, from the list of them: where Python was built without close_range, as distributed
+    builds are, os.closerange makes a call for each number there could be."""
     try:
         return [int(name) for name in os.listdir("/dev/fd")]  # noqa: PTH208 - in every child, so without Path's objects
     except OSError:
         return range(min(os.sysconf("SC_OPEN_MAX"), _MAX_FD))
-
-
-def _close(fds: Iterable[int], keep_fd: int) -> None:
-    for fd in fds:
-        if fd > 2 and fd != keep_fd:
-            with suppress(OSError):
-                os.close(fd)
 
 
 def _end_with_the_socket(fd: int) -> None:
@@ -128,7 +142,7 @@ def _end_with_the_socket(fd: int) -> None:
     poll = select.poll()
     poll.register(fd, 0)  # nothing to read, only the end
     poll.poll()
-    os.killpg(0, signal.SIGKILL)
+    os.killpg(0, _signal.SIGKILL)
 
 
 def prepare(confinement: Confinement, *, portable: bool = False) -> Lockdown:
@@ -138,9 +152,10 @@ def prepare(confinement: Confinement, *, portable: bool = False) -> Lockdown:
         return locks
     # orphans of a child come to the zygote, which ends them, instead of living on under init
     locks.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    locks.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    locks.prctl(_PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
     if not locks.confines:
         return locks
+    locks.oom_fd = _open_oom_score()
     locks.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     _prepare_landlock(locks)
     locks.sealed = locks.ruleset is None
@@ -246,8 +261,6 @@ def _open_to_all(place: str, access: int = 0) -> bool:
 
 
 def _limits(confinement: Confinement) -> tuple[tuple[int, int], ...]:
-    import resource
-
     limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, _OPEN_FILES), (resource.RLIMIT_MEMLOCK, 0)]
     # no RLIMIT_NPROC: it counts the whole uid, containers that share it included; memory bounds the threads
     limits += [(resource.RLIMIT_MSGQUEUE, 0)]
@@ -265,8 +278,6 @@ def _limits(confinement: Confinement) -> tuple[tuple[int, int], ...]:
 
 def _current(limit: int) -> tuple[int, int]:
     """Soft and hard, as numbers that can be compared."""
-    import resource
-
     soft, hard = (sys.maxsize if value == resource.RLIM_INFINITY else value for value in resource.getrlimit(limit))
     return soft, hard
 
@@ -279,13 +290,12 @@ def _own(what: str) -> int:
     return 0
 
 
-def _be_first_for_the_memory_killer() -> None:
-    with suppress(OSError):
-        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, b"1000")
-        finally:
-            os.close(fd)
+def _open_oom_score() -> int | None:
+    """Before "not dumpable", after which an ordinary user may not open its own files in /proc."""
+    try:
+        return os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def _load_prctl() -> Prctl | None:
@@ -300,17 +310,32 @@ def _load_prctl() -> Prctl | None:
     return call
 
 
+def _load_close_range() -> CloseRange | None:
+    """The C library's function where it and the kernel have one (glibc 2.34, Linux 5.9): two calls close everything."""
+    try:
+        import ctypes
+
+        call = ctypes.CDLL(None, use_errno=True).close_range
+        call.argtypes = (ctypes.c_uint, ctypes.c_uint, ctypes.c_int)
+        call.restype = ctypes.c_int
+    except (ImportError, OSError, AttributeError):
+        return None
+    return call if call(_MAX_FD_NUMBER, _MAX_FD_NUMBER, 0) == 0 else None
+
+
 def _capability_dropper() -> Callable[[], None]:
     """For a root whose uid cannot be dropped: root without capabilities is just the owner of root's files."""
     import ctypes
 
-    number = _CAPSET.get(os.uname().machine)
+    number = _CAPSET.get(os.uname().machine, -1)  # a call that no kernel has
     header = ctypes.create_string_buffer(struct.pack("<Ii", _CAPABILITY_VERSION_3, 0))
     nothing = ctypes.create_string_buffer(24)
-    library = ctypes.CDLL(None, use_errno=True)
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    syscall.argtypes = (ctypes.c_long, ctypes.c_char_p, ctypes.c_char_p)
+    syscall.restype = ctypes.c_long
 
     def drop() -> None:
-        if number is None or library.syscall(number, header, nothing) != 0:
+        if syscall(number, header, nothing) != 0:
             raise OSError(ctypes.get_errno(), "capabilities could not be dropped")
 
     return drop

@@ -32,6 +32,9 @@ class Layer(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
+BIND_NOW: Final = "LD_BIND_NOW"
+"""Set for the zygote: its loader looks up all names of C libraries at once, instead of each child some of them."""
+
 RECORD: Final = struct.Struct("<BiiI")
 # runner to zygote
 FORK: Final = 1  # pid: how many

@@ -238,10 +238,11 @@ class Loader:
         self._fprog = ctypes.create_string_buffer(
             struct.pack("@HxxxxxxP", len(program.code) // 8, ctypes.addressof(self._buffer))
         )
-        self._offsets = program.pid_offsets
+        base = ctypes.addressof(self._buffer)
+        self._pids = tuple(ctypes.c_uint32.from_address(base + offset) for offset in program.pid_offsets)
         self.address = ctypes.addressof(self._fprog)
 
     def patch(self, pid: int) -> None:
         """Writes the child's pid where the checks need it."""
-        for offset in self._offsets:
-            struct.pack_into("<I", self._buffer, offset, pid)
+        for place in self._pids:
+            place.value = pid

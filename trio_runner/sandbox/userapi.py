@@ -6,10 +6,10 @@ a `Printer` says where a record goes.
 
 from __future__ import annotations
 
+import _thread
 import io
 import json
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ class Printer:
     def __init__(self, emit: Callable[[bytes], None], max_bytes: int = MAX_PRINT_BYTES) -> None:
         self._emit = emit
         self._max_bytes = max_bytes
-        self._lock = threading.RLock()  # a signal handler may print while a print is under way
+        self._lock = _thread.RLock()  # a signal handler may print while a print is under way
         self._line: list[str] = []
         self._line_size = 0
         self._kept = 0

@@ -7,15 +7,30 @@ payload; the record of a new child carries its descriptors.
 
 from __future__ import annotations
 
+import _socket
 import gc
 import importlib
 import os
 import select
-import signal
-import socket
+import struct
 import sys
+from _signal import (  # type: ignore[import-not-found]  # the C module; typeshed knows only the one above it
+    SIG_BLOCK,
+    SIG_DFL,
+    SIG_SETMASK,
+    SIGCHLD,
+    SIGHUP,
+    SIGINT,
+    SIGKILL,
+    SIGTERM,
+    alarm,
+    default_int_handler,
+    pause,
+    pthread_sigmask,
+    set_wakeup_fd,
+    signal,
+)
 from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -23,6 +38,7 @@ import msgspec
 from trio_runner.sandbox import cgroups, child, lockdown, probe
 from trio_runner.sandbox.records import (
     ACTIVE,
+    BIND_NOW,
     CHILD,
     EXIT,
     FORK,
@@ -37,22 +53,32 @@ from trio_runner.sandbox.records import (
     Setup,
 )
 
-_FOR_THE_RUNNER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ONE_FD = struct.Struct("i")
+_TWO_FDS = struct.Struct("ii")
+_FOR_THE_RUNNER = (SIGINT, SIGTERM, SIGHUP)
 """Sent to all processes of a terminal or a service at once. The runner ends us in order, after its tasks."""
+
+# A page that a child touches is a page that the kernel copies: about 1.5 µs each, and more than half of what a task
+# costs. Hence the C modules below `signal` and `socket` in everything that happens between two forks, hence no objects
+# that could be made ahead, and hence the rehearsal.
 
 
 def main(control_fd: int) -> NoReturn:
     """The zygote's whole life. Exits when the runner closes its end."""
-    control = socket.socket(fileno=control_fd)
+    os.environ.pop(BIND_NOW, None)  # the loader has read it; it is none of the program's business
+    control = _socket.socket(fileno=control_fd)
     setup = msgspec.msgpack.decode(_read_payload(control), type=Setup)
     if not setup.policy.allows_import("trio"):
         # ours, not the user's: packages that can use it (httpcore) would load it into every child
         sys.modules["trio"] = None  # type: ignore[assignment]
     not_preloaded = _preload(setup.preload)
     prepared = child.Prepared(setup.policy, setup.max_payload, setup.confinement)
+    child.rehearse(setup.policy)
+    _spare_children_the_thread_hook()
     locks = lockdown.prepare(setup.confinement, portable=setup.portable)
     if setup.policy.block_env:
         _clear_environment()
+    _leave_signals_to_the_runner()
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -73,7 +99,7 @@ class Zygote:
 
     def __init__(
         self,
-        control: socket.socket,
+        control: _socket.socket,
         prepared: child.Prepared,
         locks: lockdown.Lockdown,
         groups: cgroups.Groups | None,
@@ -86,23 +112,22 @@ class Zygote:
         self._groups = groups
         self._pidfds = pidfds
         self._alive: set[int] = set()
-        self._wakeup, wakeup_end = socket.socketpair()
+        self._wakeup, self._wakeup_end = _socket.socketpair()
         self._wakeup.setblocking(False)
-        wakeup_end.setblocking(False)
-        self._wakeup_end = wakeup_end
+        self._wakeup_end.setblocking(False)
+        self._descendants = _open_descendants()
 
     def run(self) -> NoReturn:
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        for number in _FOR_THE_RUNNER:
-            signal.signal(number, signal.SIG_IGN)
-        signal.set_wakeup_fd(self._wakeup_end.fileno(), warn_on_full_buffer=False)
+        signal(SIGCHLD, _ignore)
+        set_wakeup_fd(self._wakeup_end.fileno(), warn_on_full_buffer=False)
         poll = select.poll()
-        poll.register(self._control, select.POLLIN)
-        poll.register(self._wakeup, select.POLLIN)
+        poll.register(self._control.fileno(), select.POLLIN)
+        wakeup = self._wakeup.fileno()
+        poll.register(wakeup, select.POLLIN)
         try:
             while True:
                 for fd, _ in poll.poll():
-                    if fd == self._wakeup.fileno():
+                    if fd == wakeup:
                         with suppress(BlockingIOError):
                             self._wakeup.recv(4096)
                         self._reap()
@@ -119,15 +144,17 @@ class Zygote:
             os._exit(0)
         kind, number, _, _ = RECORD.unpack(record)
         if kind == FORK:
+            self._locks.set_victims(first=True)
             for _ in range(number):
                 self._fork()
+            self._locks.set_victims(first=False)
         elif kind == KILL and number in self._alive:
             # not reaped yet, so the number is still this child's
             _kill_group(number)
 
     def _fork(self) -> None:
         try:
-            runner_end, child_end = socket.socketpair()
+            runner_end, child_end = _socket.socketpair()
             pid = os.fork()
         except OSError as error:
             self._control.sendall(RECORD.pack(FORK_FAILED, 0, error.errno or 0, 0))
@@ -136,28 +163,29 @@ class Zygote:
             self._be_a_child(child_end)
         child_end.close()
         self._alive.add(pid)
-        fds = [runner_end.fileno()]
+        pidfd: int | None = None
         try:
             if self._groups is not None:
                 self._groups.enter(pid)
             if self._pidfds:
-                fds.append(os.pidfd_open(pid))
-            socket.send_fds(self._control, [RECORD.pack(CHILD, pid, 0, 0)], fds)
+                pidfd = os.pidfd_open(pid)
+                fds = _TWO_FDS.pack(runner_end.fileno(), pidfd)
+            else:
+                fds = _ONE_FD.pack(runner_end.fileno())
+            self._control.sendmsg([RECORD.pack(CHILD, pid, 0, 0)], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)])
         except OSError as error:
             _kill_group(pid)
             self._control.sendall(RECORD.pack(FORK_FAILED, 0, error.errno or 0, 0))
         finally:
             runner_end.close()
-            for fd in fds[1:]:
-                os.close(fd)
+            if pidfd is not None:
+                os.close(pidfd)
 
-    def _be_a_child(self, sock: socket.socket) -> NoReturn:
+    def _be_a_child(self, sock: _socket.socket) -> NoReturn:
         try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for number in _FOR_THE_RUNNER:
-                signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            set_wakeup_fd(-1)
+            signal(SIGCHLD, SIG_DFL)
+            pthread_sigmask(SIG_SETMASK, ())
             self._locks.apply(sock.fileno())
             child.serve(sock, self._prepared)
         except BaseException:  # noqa: S110 - nothing may escape into the zygote's loop; the exit status tells
@@ -182,7 +210,7 @@ class Zygote:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid in self._alive:
                 with suppress(OSError):
-                    os.killpg(pid, signal.SIGKILL)
+                    os.killpg(pid, SIGKILL)
             return (pid, status) if pid else None
         dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if dead is None:
@@ -193,27 +221,61 @@ class Zygote:
 
     def _kill_orphans(self) -> None:
         """Ends processes that a dead child had moved out of its group: as their subreaper we are their parent now."""
-        try:
-            numbers = Path("/proc/thread-self/children").read_text().split()
-        except OSError:
-            return  # not Linux, or a kernel without the list: the group is all that can be reached
-        for number in map(int, numbers):
+        if self._descendants is None:
+            return
+        for number in map(int, os.pread(self._descendants, 65536, 0).split()):
             if number not in self._alive:
                 with suppress(OSError):
                     if os.getsid(number) not in self._alive:
-                        os.kill(number, signal.SIGKILL)
+                        os.kill(number, SIGKILL)
 
     def _end_everybody(self) -> None:
         for pid in self._alive:
             _kill_group(pid)
         self._alive.clear()
-        signal.alarm(1)  # a process that cannot be killed must not keep us
+        alarm(1)  # a process that cannot be killed must not keep us
         with suppress(ChildProcessError):
             while True:
                 self._kill_orphans()
                 os.waitpid(-1, 0)
         if self._groups is not None:
             self._groups.remove()
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    """The handler of SIGCHLD: what counts is the byte that its arrival writes."""
+
+
+def _leave_signals_to_the_runner() -> None:
+    """Holds back, for good, what is sent to all processes of a terminal or a service at once.
+
+    The runner ends us in order, after its tasks. A child finds the usual handlers and only has to lift the mask.
+    """
+    pthread_sigmask(SIG_BLOCK, _FOR_THE_RUNNER)
+    signal(SIGINT, default_int_handler)
+    signal(SIGTERM, SIG_DFL)
+    signal(SIGHUP, SIG_DFL)
+
+
+def _spare_children_the_thread_hook() -> None:
+    """What threading puts in order after a fork is in order when there was one thread; it would touch 150 pages.
+
+    The hooks of other modules stay: random seeds itself anew, logging makes its locks.
+    """
+    threading = sys.modules.get("threading")
+    if threading is not None and threading.active_count() == 1:
+        threading._after_fork.__code__ = (lambda: None).__code__
+
+
+def _open_descendants() -> int | None:
+    """The list of our direct children, kept open: opening it anew costs more than reading it.
+
+    None where it cannot be had (not Linux, or a kernel without the list): the group is then all that can be reached.
+    """
+    try:
+        return os.open("/proc/thread-self/children", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def _pidfds_work() -> bool:
@@ -233,11 +295,11 @@ def _open_groups(locks: lockdown.Lockdown) -> tuple[cgroups.Groups | None, Layer
         groups = cgroups.open_groups(locks.confinement.cgroup, memory=locks.confinement.memory)
         pid = os.fork()
         if pid == 0:
-            signal.pause()
+            pause()
         try:
             groups.enter(pid)
         finally:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, SIGKILL)
             os.waitpid(pid, 0)
             groups.leave(pid)
     except (cgroups.CgroupError, OSError) as error:
@@ -255,9 +317,11 @@ def _clear_environment() -> None:
 
 
 def _kill_group(pid: int) -> None:
-    for kill in (os.killpg, os.kill):
-        with suppress(OSError):  # the group may not exist yet, or not any more
-            kill(pid, signal.SIGKILL)
+    try:
+        os.killpg(pid, SIGKILL)
+    except OSError:  # the group does not exist yet
+        with suppress(OSError):
+            os.kill(pid, SIGKILL)
 
 
 def _preload(names: tuple[str, ...]) -> dict[str, str]:
@@ -270,7 +334,7 @@ def _preload(names: tuple[str, ...]) -> dict[str, str]:
     return failed
 
 
-def _read_payload(control: socket.socket) -> bytes:
+def _read_payload(control: _socket.socket) -> bytes:
     record = _read(control, RECORD.size)
     if record is None:
         os._exit(0)
@@ -280,7 +344,7 @@ def _read_payload(control: socket.socket) -> bytes:
     return payload
 
 
-def _read(control: socket.socket, size: int) -> bytes | None:
+def _read(control: _socket.socket, size: int) -> bytes | None:
     """Exactly ``size`` bytes, or None when the runner is gone."""
     data = b""
     while len(data) < size:
