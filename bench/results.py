@@ -15,10 +15,12 @@ from typing import Final, Literal
 
 import msgspec
 
+Mode = Literal["full", "quick", "smoke"]
 Param = str | int | float | bool
 
 OURS: Final = "trio-runner"
 FORKSERVER: Final = "forkserver peer"
+FORKSERVER_PRELOADED: Final = "forkserver peer, preloaded"
 IN_PROCESS: Final = "in-process peer"
 MACHINE: Final = "machine"
 """The subject of what belongs to no runner: the unit, the fork loop, the JSON floor."""
@@ -26,7 +28,7 @@ MACHINE: Final = "machine"
 UNITS: Final = {
     # runners; every one of them has a subject that is a runner
     "latency": "ms",  # concurrency: from sending broker:taskofferaccept to receiving runner:taskdone, every sample
-    "throughput": "tasks/s",  # concurrency, max_concurrency: one sample per round
+    "throughput": "tasks/s",  # concurrency: one sample per round; the runner's own limit is 5, or 20 for 20
     "cpu": "ms/task",  # part (tree, main, below), concurrency; "tree" is main plus everything below it
     "broker_cpu": "ms/task",  # concurrency: what the load broker itself spent
     "echo": "ms",  # bytes, items, mode: every item comes back as it is
@@ -41,13 +43,13 @@ UNITS: Final = {
     "task_memory": "MB",  # PSS of the tree per task that runs (each sleeps), less the idle tree's
     "peak_copies": "copies",  # bytes: growth of the main process's peak RSS by one echo, in copies of its payload
     "growth_latency": "ms",  # tasks: latencies of the window of tasks that ends there
-    "growth_memory": "MB",  # tasks: RSS of the runner's main process and its zygote after so many tasks
+    "growth_memory": "MB",  # tasks, part (main: RSS, tree: PSS): after so many tasks
     # floors; the subject is a client of the load broker, or MACHINE
     "unit": "ms",  # one start of `python -I -S -c pass`
     "exchange": "ms",  # concurrency: the five messages of a task, answered with constant bytes
     "exchange_rate": "tasks/s",  # concurrency
     "fork_rate": "forks/s",  # in_flight: fork of the preloaded zygote, _exit(0), wait
-    "fork_latency": "ms",  # in_flight
+    "fork": "ms",  # in_flight
     "json": "ms",  # bytes, items: msgspec parses and builds what an echo of this size carries
     # messages; the subject is a library
     "codec": "µs",  # message, operation (encode, decode), items
@@ -164,7 +166,7 @@ class Run(msgspec.Struct, kw_only=True):
     """One run of the benchmark."""
 
     schema: int = 1
-    mode: Literal["full", "quick", "smoke"]
+    mode: Mode
     started: str
     """ISO time, UTC."""
     seconds: float = 0.0
@@ -174,7 +176,9 @@ class Run(msgspec.Struct, kw_only=True):
     series: list[Series] = []
     lines: list[Line] = []
     remarks: list[str] = []
-    """What could not be measured, and why: ``forkserver peer, echo of 100 MB: …``."""
+    """What could not be measured, and why: ``forkserver peer, payload: …``."""
+    failures: list[str] = []
+    """The same for our own runner, where it is a fault."""
 
     @property
     def unit_ms(self) -> float:
