@@ -64,7 +64,7 @@ def measure_tasks(bench: Bench, subject: Subject) -> None:
         if bench.wants("start"):
             bench.record("start_registered", subject.name, [runner.registered_ms])
             bench.record("start_first_result", subject.name, [(time.perf_counter() - runner.begun) * 1000])
-        _warm_up(session)
+        _warm_up(bench, session)
         if bench.wants("latency", "throughput"):
             _measure_load(bench, runner, concurrency=1)
         if bench.wants("throughput"):
@@ -76,7 +76,7 @@ def measure_tasks(bench: Bench, subject: Subject) -> None:
 def measure_wide(bench: Bench, subject: Subject) -> None:
     """A runner with 20 slots: throughput there, and the memory of tasks that run."""
     with Runner(subject, bench.broker, MAX_CONCURRENCY="20", STDLIB_ALLOW="time") as runner:
-        _warm_up(runner.session)
+        _warm_up(bench, runner.session)
         if bench.wants("throughput"):
             _measure_load(bench, runner, concurrency=20)
         if bench.wants("memory") and bench.turn < bench.plan.idle_rounds and subject.name != IN_PROCESS:
@@ -86,14 +86,14 @@ def measure_wide(bench: Bench, subject: Subject) -> None:
 def measure_payload(bench: Bench, subject: Subject) -> None:
     """Growing payloads through one runner, smallest first; the main process's peak after each."""
     with Runner(subject, bench.broker) as runner:
-        _warm_up(runner.session)
+        _warm_up(bench, runner.session)
         for count in bench.plan.items:
             for mode in tasks.MODES:
                 task = tasks.small_items(count, mode)
                 batch = _repeat(bench, runner.session, task)
                 bench.record("items", subject.name, batch.milliseconds, items=count, mode=mode)
     with Runner(subject, bench.broker) as runner:
-        _warm_up(runner.session)
+        _warm_up(bench, runner.session)
         idle = processes.resident(runner.pid)
         for size in bench.plan.echo:
             for mode in tasks.MODES if size <= tasks.LARGEST_IN_BOTH_MODES else tasks.MODES[:1]:
@@ -134,7 +134,7 @@ def measure_growth(bench: Bench, subject: Subject) -> None:
 def measure_exchange(bench: Bench, subject: Subject) -> None:
     """A floor that looks like a runner."""
     with Runner(subject, bench.broker) as runner:
-        _warm_up(runner.session)
+        _warm_up(bench, runner.session)
         for concurrency in (1, 5):
             batch = runner.session.run(
                 tasks.TRIVIAL, concurrency=concurrency, count=1 << 30, seconds=bench.plan.task_seconds / 3
@@ -157,9 +157,9 @@ def measure_floors(bench: Bench) -> None:
             bench.record("json", MACHINE, samples, bytes=size, items=tasks.count_of(size))
 
 
-def _warm_up(session: Session) -> None:
+def _warm_up(bench: Bench, session: Session) -> None:
     """The first tasks pay for caches: of sources, of compiled code, of the allocator."""
-    session.run(tasks.TRIVIAL, concurrency=2, count=20, seconds=1.0)
+    session.run(tasks.TRIVIAL, concurrency=2, count=20, seconds=bench.plan.warm_up_seconds)
 
 
 def _repeat(bench: Bench, session: Session, task: tasks.Task) -> Batch:
@@ -203,9 +203,10 @@ def _measure_task_memory(bench: Bench, runner: Runner) -> None:
     idle = _pss(bench, runner)
     if idle is None:
         return
-    running = runner.session.hold(tasks.sleep(2.0), _HELD, limit=1.0)
+    seconds = bench.plan.hold_seconds
+    running = runner.session.hold(tasks.sleep(seconds), _HELD, limit=seconds / 2)
     if running == _HELD:
-        runner.session.sit(SETTLE)
+        runner.session.sit(seconds / 4)
         busy = _pss(bench, runner)
         if busy is not None:
             bench.record("task_memory", runner.subject.name, [(busy - idle) / _HELD])

@@ -26,6 +26,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int
     unit_starts: int
     """Bare interpreter starts before each subject."""
+    warm_up_seconds: float = 1.0
     task_seconds: float
     """For each of latency and throughput, in each round."""
     heavy_rounds: int
@@ -35,6 +36,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     heavy_seconds: float
     """For each size of payload."""
     idle_rounds: int
+    hold_seconds: float = 2.0
+    """How long the tasks sleep whose memory is read; half of it is left for them to start."""
     idle_seconds: float
     """An offer lives for 5 s, so less than that misses its renewal."""
     growth_tasks: int
@@ -71,13 +74,15 @@ QUICK: Final = Plan(
 SMOKE: Final = Plan(
     rounds=1,
     unit_starts=2,
-    task_seconds=0.2,
+    warm_up_seconds=0.1,
+    task_seconds=0.1,
     heavy_rounds=1,
     echo=(100_000, 1_000_000),
     items=(1, 1000),
     heavy_seconds=0.1,
     idle_rounds=1,
-    idle_seconds=0.5,
+    hold_seconds=1.0,
+    idle_seconds=0.3,
     growth_tasks=100,
     growth_windows=5,
     message_sizes=(1, 1000),
