@@ -69,13 +69,20 @@ class _Call(msgspec.Struct):
 
 
 class LocalBroker:
-    """A broker on a loopback port."""
+    """A broker on a loopback port. ``machine`` decides; it is there to be given by who wants to watch its decisions."""
 
-    def __init__(self, *, auth_token: str, terms: BrokerTerms | None = None, max_payload: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        *,
+        auth_token: str,
+        terms: BrokerTerms | None = None,
+        max_payload: int = 1 << 30,
+        machine: Broker | None = None,
+    ) -> None:
         self._auth_token = auth_token
         self._max_payload = max_payload
         self._grants: set[str] = set()
-        self._broker = Broker(new_task_id=lambda: secrets.token_urlsafe(6), terms=terms)
+        self._broker = machine or Broker(new_task_id=lambda: secrets.token_urlsafe(6), terms=terms)
         self._calls: dict[str, _Call] = {}
         self._by_task: dict[str, str] = {}
         self._outboxes: dict[str, trio.MemorySendChannel[bytes | int]] = {}

@@ -1,0 +1,278 @@
+"""One runner, its broker, the proxy in between and a load, and the faults that are done to them one after the other.
+
+Owns the verdicts: whether a fault was recovered from in time, whether a loss is excused by the fault that was going on,
+and what is left in the end.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import trio
+import trustme
+
+from tests.chaos.faults import PAIRED, Fault
+from tests.chaos.ledger import Ledger
+from tests.chaos.load import Cost, Load
+from tests.chaos.process import CAPACITY, RunnerProcess, Usage, until
+from tests.chaos.proxy import Proxy
+from tests.chaos.site import Site
+from tests.e2e.n8n_server import free_port
+
+CALLERS = 2
+START_LIMIT = 30.0
+PATIENCE = 20.0
+"""Seconds beyond its bound after which a fault counts as never recovered from."""
+AFTERMATH = 1.0
+"""Seconds after a recovery in which a task that began before it may still end badly."""
+REST_LIMIT = 15.0
+GONE_LIMIT = 5.0
+"""Seconds in which a killed runner's processes must be gone."""
+MORE_MEMORY = 24 * 1024
+"""KiB by which a runner may have grown since its warm-up, and 4 MiB for its zygote."""
+MORE_ZYGOTE_MEMORY = 4 * 1024
+
+
+@dataclass(frozen=True)
+class Step:
+    """One entry of the schedule: one fault, or two at the same time, and the seed of their details."""
+
+    faults: tuple[Fault, ...]
+    seed: int
+
+    @property
+    def kind(self) -> str:
+        return self.faults[0].name if len(self.faults) == 1 else PAIRED.name
+
+    @property
+    def bound(self) -> float:
+        return sum(fault.bound for fault in self.faults)
+
+    @property
+    def costs(self) -> frozenset[Cost]:
+        return frozenset().union(*(fault.costs for fault in self.faults))
+
+    @property
+    def rounds(self) -> int:
+        """Fresh tasks, in rounds of as many as there are slots: one more than the workers that were ready before."""
+        return 2 if any(fault.area == "process" for fault in self.faults) else 1
+
+    def __str__(self) -> str:
+        return " + ".join(fault.name for fault in self.faults)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How long it took after a step until everything was well again."""
+
+    step: Step
+    seconds: float
+
+
+@dataclass
+class Excuse:
+    """A time in which some losses are to be expected."""
+
+    costs: frozenset[Cost]
+    until: float = float("inf")
+
+
+@dataclass
+class Certificates:
+    """What a proxy shows, what it must not get away with, and what the runner trusts."""
+
+    right: ssl.SSLContext
+    wrong: ssl.SSLContext
+    ca: Path
+
+    @classmethod
+    def make(cls, folder: Path) -> Certificates:
+        """Two authorities of which the runner knows one."""
+        mine, foreign = trustme.CA(), trustme.CA()
+        contexts = []
+        for authority in (mine, foreign):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            authority.issue_cert("127.0.0.1").configure_cert(context)
+            contexts.append(context)
+        mine.cert_pem.write_to_path(str(folder / "ca.pem"))
+        return cls(*contexts, folder / "ca.pem")
+
+
+@dataclass
+class Lane:
+    """One runner and all that it needs. ``problems`` are the findings; none are wanted."""
+
+    number: int
+    folder: Path
+    rng: Random
+    certificates: Certificates | None = None
+    problems: list[str] = field(default_factory=list)
+    recoveries: list[Recovery] = field(default_factory=list)
+    replaced: int = 0
+    growth: tuple[int, int] = (0, 0)
+    """KiB of the runner and of its zygote since the warm-up, of the last one if there were several."""
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(CAPACITY)
+        self.site = Site(free_port(), self.ledger)
+        tls = self.certificates.right if self.certificates else None
+        self.proxy = Proxy(free_port(), self.site.port, tls=tls)
+        self.load = Load(self.site, Random(self.rng.random()), self._excused)
+        self.runner = self._new_runner()
+        self._excuses: list[Excuse] = []
+        self._warm: Usage | None = None
+
+    @property
+    def wrong_certificate(self) -> ssl.SSLContext:
+        assert self.certificates is not None
+        return self.certificates.wrong
+
+    async def run(self, steps: list[Step]) -> None:
+        """Everything from the start of the runner to its end."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.site.serve)
+            await nursery.start(self.proxy.serve)
+            try:
+                await self.runner.start()
+                await self._warm_up()
+                nursery.start_soon(self.load.run, CALLERS)
+                for step in steps:
+                    await trio.sleep(self.rng.uniform(0.02, 0.15))
+                    await self._do(step)
+                await self._settle()
+            finally:
+                self.runner.end()
+            nursery.cancel_scope.cancel()
+        self.ledger.check_ends()
+        self.problems += [f"ledger: {problem}" for problem in self.ledger.problems]
+        self.problems += [f"load: {problem}" for problem in self.load.problems]
+
+    async def _do(self, step: Step) -> None:
+        """One step, until everything is well again."""
+        connection = self.ledger.connections
+        with self._excusing(step.costs):
+            with trio.move_on_after(step.bound + PATIENCE) as limit:
+                async with trio.open_nursery() as nursery:
+                    for number, fault in enumerate(step.faults):
+                        nursery.start_soon(fault.does, self, Random(f"{step.seed}/{number}"))
+                over = trio.current_time()
+                limit.deadline = over + step.bound + PATIENCE
+                await self._recover(step.rounds)
+                took = trio.current_time() - over
+            if limit.cancelled_caught:
+                self._find(step, f"not recovered from within {step.bound + PATIENCE:g}s\n{self.runner.tail()}")
+                await self._start_over()
+                return
+        self.recoveries.append(Recovery(step, took))
+        if took > step.bound:
+            self._find(step, f"recovered from after {took:.2f}s, {step.bound:g}s are allowed\n{self.runner.tail()}")
+        if not step.costs and self.ledger.connections != connection:
+            self._find(step, f"the connection was lost\n{self.runner.tail()}")
+
+    async def _recover(self, rounds: int) -> None:
+        """Returns when the broker sees every slot, as many fresh tasks were answered, and it sees every slot again."""
+        done = 0
+        while done < rounds:
+            await self._full_view()
+            done = done + 1 if await self.load.probe(CAPACITY) else 0
+        await self._full_view()
+
+    async def _full_view(self) -> None:
+        while self.site.in_view() < CAPACITY:
+            with trio.move_on_after(0.1):  # the site itself may be new, and say nothing
+                await self.ledger.news.wait()
+
+    def _find(self, step: Step, what: str) -> None:
+        self.problems.append(f"fault {len(self.recoveries)} ({step}): {what}")
+
+    # What is excused
+
+    @contextmanager
+    def _excusing(self, costs: frozenset[Cost]) -> Iterator[None]:
+        self._excuses = [excuse for excuse in self._excuses if excuse.until > trio.current_time() - 60]
+        excuse = Excuse(costs)
+        self._excuses.append(excuse)
+        try:
+            yield
+        finally:
+            excuse.until = trio.current_time() + AFTERMATH
+
+    def _excused(self, cost: Cost, since: float) -> bool:
+        """Whether something that was going on after ``since`` may have cost a task this."""
+        return any(cost in excuse.costs and excuse.until >= since for excuse in self._excuses)
+
+    # The runner
+
+    def _new_runner(self) -> RunnerProcess:
+        scheme = "https" if self.certificates else "http"
+        ca = self.certificates.ca if self.certificates else None
+        uri = f"{scheme}://127.0.0.1:{self.proxy.port}"
+        return RunnerProcess(uri, free_port(), self.folder / f"runner-{self.number}.log", ca=ca)
+
+    async def replace_runner(self) -> None:
+        """A runner that was killed must leave nothing behind. Then another one starts, as under a supervisor."""
+        if not await until(lambda: not self.runner.left(), GONE_LIMIT):
+            self.problems.append(f"{len(self.runner.left())} processes outlived a runner that was killed")
+            self.runner.end()
+        self.replaced += 1
+        self.runner = self._new_runner()
+        await self.runner.start()
+
+    async def _start_over(self) -> None:
+        """After a fault that the runner did not get over."""
+        with self._excusing(frozenset(Cost)), trio.move_on_after(START_LIMIT):
+            self.runner.end()
+            await self.runner.process.wait()
+            await self.replace_runner()
+            await self._recover(1)
+
+    async def _warm_up(self) -> None:
+        """Until it works, and has seen what it is going to see."""
+        with trio.fail_after(START_LIMIT):
+            await self._recover(10)
+            await self._rest()
+        self._warm = self.runner.usage()
+
+    async def _rest(self) -> None:
+        """Returns when every worker waits and nothing else is left of what they did. Says so when that never comes."""
+        wanted = (True, 0, CAPACITY, CAPACITY + 2)
+        seen: tuple[object, ...] = ()
+        with trio.move_on_after(REST_LIMIT):
+            while seen != wanted:
+                readiness = await self.runner.readiness()
+                seen = (readiness.ready, readiness.tasks, readiness.workers_idle, len(self.runner.left()))
+                await trio.sleep(0.05)
+            return
+        self.problems.append(f"at rest (ready, tasks, idle workers, processes) are {seen}, not {wanted}")
+
+    async def _settle(self) -> None:
+        """The load ends; then everything must be as it was, and a SIGTERM must end it all."""
+        self.load.stop()
+        if not await until(lambda: self.site.at_rest(CAPACITY), REST_LIMIT):
+            self.problems.append(f"{self.site.in_view()} slots in view at rest, not {CAPACITY}")
+        await self._rest()
+        self._check_usage()
+        code = await self.runner.stop(10)
+        if code != 0:
+            self.problems.append(f"SIGTERM ended the runner with {code}\n{self.runner.tail()}")
+        if not await until(lambda: not self.runner.left(), GONE_LIMIT):
+            self.problems.append("processes outlived a runner that was stopped")
+
+    def _check_usage(self) -> None:
+        """Nothing may have been leaked: what the first runner of this lane had after its warm-up is all it takes."""
+        warm, now = self._warm, self.runner.usage()
+        assert warm is not None
+        self.growth = now.rss - warm.rss, now.zygote_rss - warm.zygote_rss
+        for name, before, after, more in (
+            ("descriptors", warm.fds, now.fds, 0),
+            ("descriptors of the zygote", warm.zygote_fds, now.zygote_fds, 0),
+            ("KiB of the runner", warm.rss, now.rss, MORE_MEMORY),
+            ("KiB of the zygote", warm.zygote_rss, now.zygote_rss, MORE_ZYGOTE_MEMORY),
+        ):
+            if after > before + more:
+                self.problems.append(f"{after} {name} at rest, {before} after the warm-up")

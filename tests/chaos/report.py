@@ -1,0 +1,87 @@
+"""The end of a run for people: one row per kind of fault, then what became of the tasks, then what was checked."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.chaos.campaign import Result
+from tests.chaos.faults import FAULTS, FROZEN, PAIRED
+from tests.chaos.lane import MORE_MEMORY, MORE_ZYGOTE_MEMORY
+
+WIDTH = 118
+_SHOWN = 25
+
+
+def render(result: Result, *, colour: bool = False) -> str:
+    """The whole report as text."""
+    out = io.StringIO()
+    console = Console(file=out, width=WIDTH, force_terminal=colour, no_color=not colour, highlight=False)
+    console.print(_recoveries(result))
+    console.print(_summary(result))
+    for problem in result.problems[:_SHOWN]:
+        console.print(f"✗ {problem}", markup=False, style="red")
+    if len(result.problems) > _SHOWN:
+        console.print(f"… and {len(result.problems) - _SHOWN} more problems")
+    return out.getvalue()
+
+
+def _recoveries(result: Result) -> Table:
+    title = f"Seed {result.seed}: {result.survived} of {result.planned} faults survived in {result.seconds:.0f} s"
+    table = Table(title=title, caption="Seconds from the end of a fault to five fresh tasks at once on full capacity")
+    table.add_column("fault")
+    table.add_column("may cost")
+    for column in ("faults", "bound", "p50", "p99", "max"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    taken: defaultdict[str, list[float]] = defaultdict(list)
+    late: defaultdict[str, int] = defaultdict(int)
+    for recovery in result.recoveries:
+        taken[recovery.step.kind].append(recovery.seconds)
+        late[recovery.step.kind] += recovery.seconds > recovery.step.bound
+    for fault in (*FAULTS, FROZEN, PAIRED):
+        if seconds := sorted(taken[fault.name]):
+            is_pair = fault is PAIRED
+            table.add_row(
+                fault.name,
+                "of both" if is_pair else ", ".join(sorted(cost.name.lower() for cost in fault.costs)) or "nothing",
+                str(len(seconds) * (2 if is_pair else 1)),
+                "of both" if is_pair else f"{fault.bound:g}",
+                *(f"{value:.2f}" for value in (percentile(seconds, 50), percentile(seconds, 99), seconds[-1])),
+                f"[red]{late[fault.name]} late[/]" if late[fault.name] else "[green]✓[/]",
+            )
+    return table
+
+
+def _summary(result: Result) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column()
+    total = result.outcomes.total()
+    table.add_row("tasks", f"{total} asked for: " + _listed(result.outcomes))
+    table.add_row("at the broker", f"{result.endings.total()} accepted, each with one end: " + _listed(result.endings))
+    table.add_row(
+        "connections", f"{result.connections}, by runners of which {result.replaced} were killed and replaced"
+    )
+    table.add_row(
+        "memory",
+        f"+{result.growth[0] / 1024:.1f} MiB at most since the warm-up ({MORE_MEMORY // 1024} allowed), "
+        f"zygotes +{result.growth[1] / 1024:.1f} MiB ({MORE_ZYGOTE_MEMORY // 1024} allowed)",
+    )
+    verdict = f"[red]{len(result.problems)} problems[/]" if result.problems else (
+        "[green]all well[/]: every slot offered, no process, descriptor or memory leaked, every runner ended with 0"
+    )  # fmt: skip
+    table.add_row("in the end", verdict)
+    return table
+
+
+def percentile(ordered: list[float], percent: float) -> float:
+    """The smallest value that so many percent do not exceed."""
+    return ordered[max(0, -(-len(ordered) * int(percent) // 100) - 1)]
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
