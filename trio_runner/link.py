@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import cast
 from urllib.parse import quote
 
@@ -35,6 +36,7 @@ from trio_runner.executor import Executor
 from trio_runner.health import BrokerState
 from trio_runner.http import open_stream
 from trio_runner.log import get_logger
+from trio_runner.outlet import Outlet
 from trio_runner.protocol.backoff import ReconnectTerms
 from trio_runner.protocol.messages import Refused, decode_from_broker, encode
 from trio_runner.protocol.session import OfferTerms, Session
@@ -47,7 +49,7 @@ RUNNER_NAME = "Python Task Runner"
 TASK_TYPE = "python"
 CONNECT_LIMIT = 10.0
 CLOSE_LIMIT = 2.0
-_RECEIVE_BUFFER = 262_144
+_RECEIVE_BUFFER = 65_536
 _FAILED = "Failed to connect to broker: %s - retrying in %.1fs..."
 _GOING_AWAY = 1001
 _NORMAL = 1000
@@ -155,9 +157,10 @@ class Link:
             try:
                 # trio_websocket's reader runs here
                 async with trio.open_nursery() as nursery:
-                    websocket = await self._upgrade(nursery, stream, token)
+                    outlet = Outlet(stream)
+                    websocket = await self._upgrade(nursery, outlet, token)
                     if isinstance(websocket, WebSocketConnection):
-                        lost = await self._serve(websocket)
+                        lost = await self._serve(websocket, outlet)
                     else:
                         lost = websocket
                     nursery.cancel_scope.cancel()
@@ -196,7 +199,7 @@ class Link:
             f"{address.label} did not finish the WebSocket handshake within {CONNECT_LIMIT:g}s"
         )
 
-    async def _serve(self, websocket: WebSocketConnection) -> RetryableError | None:
+    async def _serve(self, websocket: WebSocketConnection, outlet: Outlet) -> RetryableError | None:
         """The session nursery. Returns why the connection ended, None when we left."""
         session = Session(
             name=RUNNER_NAME,
@@ -213,7 +216,7 @@ class Link:
         async with trio.open_nursery() as nursery:
             self._dispatcher = dispatcher = Dispatcher(session, outbox, nursery, self._executor, self._activity)
             try:
-                nursery.start_soon(_write_messages, websocket, to_write, closed)
+                nursery.start_soon(_write_messages, websocket, outlet, to_write, closed)
                 nursery.start_soon(dispatcher.emit_offers)
                 nursery.start_soon(self._keep_alive, websocket, dispatcher)
                 lost = await self._receive_messages(websocket, dispatcher)
@@ -257,22 +260,36 @@ class Link:
 
 
 async def _write_messages(
-    websocket: WebSocketConnection, to_write: trio.MemoryReceiveChannel[Outgoing], closed: trio.Event
+    websocket: WebSocketConnection,
+    outlet: Outlet,
+    to_write: trio.MemoryReceiveChannel[Outgoing],
+    closed: trio.Event,
 ) -> None:
     """The only task that writes messages. When the outbox ends, everything is written and the connection is closed."""
     try:
         async with to_write:
-            async for outgoing in to_write:
-                await websocket.send_message(encode(outgoing.message).decode())
-                if outgoing.written is not None:
-                    outgoing.written.set()
+            async for first in to_write:
+                batch = [first, *_waiting(to_write)]
+                if websocket.closed:
+                    return
+                await outlet.send_texts(encode(outgoing.message) for outgoing in batch)
+                for outgoing in batch:
+                    if outgoing.written is not None:
+                        outgoing.written.set()
         # the broker's own close frame is awaited: an end of the socket before it was read can cost it our last words
         with trio.move_on_after(CLOSE_LIMIT):
             await websocket.aclose(_NORMAL)
-    except ConnectionClosed:
+    except (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
         return  # the receiver sees it too and ends the session
     finally:
         closed.set()
+
+
+def _waiting(to_write: trio.MemoryReceiveChannel[Outgoing]) -> Iterator[Outgoing]:
+    """What is in the outbox now: it leaves with the message before it, in one write."""
+    with suppress(trio.WouldBlock, trio.EndOfChannel):
+        while True:
+            yield to_write.receive_nowait()
 
 
 def _end(closed: ConnectionClosed, *, heard: bool, left: bool) -> RetryableError | None:
