@@ -5,15 +5,13 @@ Owns which figures come from which runner process. The order of rounds and subje
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
-from bench import floors, processes, tasks
+from bench import floors, machine, processes, tasks
 from bench.loadbroker import Batch, LoadBroker, Session
 from bench.plan import Plan
 from bench.results import FORKSERVER_PRELOADED, IN_PROCESS, MACHINE, OURS, Run, Subject
@@ -24,7 +22,6 @@ SETTLE: Final = 0.5
 _HELD: Final = 5
 _KEPT: Final = 300
 """Samples kept of each window of the growth series."""
-_INTERPRETER: Final = os.path.realpath(sys.executable)
 
 
 class Bench(msgspec.Struct):
@@ -47,13 +44,7 @@ class Bench(msgspec.Struct):
 
 def measure_unit(bench: Bench) -> None:
     """Starts bare interpreters. Done before each subject, so that the unit sees the machine that the subject sees."""
-    samples = []
-    for _ in range(bench.plan.unit_starts):
-        begun = time.perf_counter()
-        pid = os.posix_spawn(_INTERPRETER, [_INTERPRETER, "-I", "-S", "-c", "pass"], {})
-        os.waitpid(pid, 0)
-        samples.append((time.perf_counter() - begun) * 1000)
-    bench.record("unit", MACHINE, samples)
+    bench.record("unit", MACHINE, machine.interpreter_starts(bench.plan.unit_starts))
 
 
 def measure_tasks(bench: Bench, subject: Subject) -> None:

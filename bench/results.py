@@ -22,6 +22,8 @@ OURS: Final = "trio-runner"
 FORKSERVER: Final = "forkserver peer"
 FORKSERVER_PRELOADED: Final = "forkserver peer, preloaded"
 IN_PROCESS: Final = "in-process peer"
+JAVASCRIPT: Final = "n8n's JavaScript runner"
+NO_CODE: Final = "n8n without a Code node"
 MACHINE: Final = "machine"
 """The subject of what belongs to no runner: the unit, the fork loop, the JSON floor."""
 
@@ -93,7 +95,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """Something that was measured."""
 
     name: str
-    kind: Literal["runner", "peer", "floor", "codec"]
+    kind: Literal["runner", "peer", "floor", "codec", "workflow"]
     command: tuple[str, ...] = ()
     note: str = ""
 

@@ -5,14 +5,9 @@ Owns the order of things: every subject in every round, in an order that is rota
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -29,14 +24,11 @@ from bench import groups  # noqa: E402
 if not __package__:
     groups.ensure()
 
-from bench import floors, lines, phases, plan, processes, results, runners, vocabulary  # noqa: E402
+from bench import floors, lines, machine, phases, plan, processes, results, runners, vocabulary  # noqa: E402
 from bench.loadbroker import LoadBroker, RunnerError  # noqa: E402
 from bench.numerals import figure  # noqa: E402
 from bench.tasks import WrongResultError  # noqa: E402
 
-NOISY_SPREAD: Final = 0.20
-NOISY_LOAD: Final = 0.5
-NOISY_STEAL: Final = 0.02
 Mode = results.Mode
 _PLANS: Final[dict[Mode, plan.Plan]] = {"full": plan.FULL, "quick": plan.QUICK, "smoke": plan.SMOKE}
 
@@ -103,13 +95,8 @@ def exit_code(run: results.Run) -> int:
 
 def measure(mode: Mode, chosen: plan.Plan, parts: frozenset[str], subjects: Sequence[results.Subject]) -> results.Run:
     """All rounds of all subjects."""
-    run = results.Run(
-        mode=mode,
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=describe_machine(),
-        noise=results.Noise(load_at_start=os.getloadavg()[0], unit_spread=0.0, steal=0.0),
-        subjects=[*subjects, *floors.EXCHANGES],
-    )
+    run = machine.new_run(mode)
+    run.subjects = [*subjects, *floors.EXCHANGES]
     begun, ticks = time.monotonic(), processes.steal_and_total()
     with LoadBroker() as broker:
         for turn in range(chosen.rounds):
@@ -128,7 +115,7 @@ def measure(mode: Mode, chosen: plan.Plan, parts: frozenset[str], subjects: Sequ
                 batch_seconds=chosen.message_seconds,
             )
     run.seconds = round(time.monotonic() - begun, 1)
-    run.noise = judge_noise(run, ticks, processes.steal_and_total())
+    run.noise = machine.judge_noise(run, ticks, processes.steal_and_total())
     return run
 
 
@@ -159,46 +146,6 @@ def _attempt(bench: phases.Bench, phase: phases.Phase, subject: results.Subject)
         phases.remark(bench, text)
         if subject.name == results.OURS:
             bench.run.failures.append(f"{text} ({notes})" if notes else text)
-
-
-def judge_noise(run: results.Run, before: tuple[int, int], after: tuple[int, int]) -> results.Noise:
-    """Says what disturbed the run."""
-    unit = run.find("unit", results.MACHINE)
-    spread = results.quartile_spread(unit.samples) if unit is not None else 0.0
-    steal = (after[0] - before[0]) / max(1, after[1] - before[1])
-    load = run.noise.load_at_start
-    remarks = []
-    if spread > NOISY_SPREAD:
-        remarks.append(f"Bare interpreter starts spread by {spread:.0%}: something else used the processors.")
-    if load > NOISY_LOAD:
-        remarks.append(f"The load average was {load:.2f} before the first measurement.")
-    if steal > NOISY_STEAL:
-        remarks.append(f"The hypervisor gave {steal:.1%} of the processors' time to others.")
-    return results.Noise(load_at_start=load, unit_spread=spread, steal=steal, remarks=tuple(remarks))
-
-
-def describe_machine() -> results.Machine:
-    """The machine under us, and the state of the code."""
-    processor = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            processor = line.partition(":")[2].strip()
-            break
-    return results.Machine(
-        processor=processor or platform.machine(),
-        processors=len(os.sched_getaffinity(0)),
-        memory_mb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
-        platform=platform.platform(),
-        python=platform.python_version(),
-        commit=_git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain") else ""),
-    )
-
-
-def _git(*arguments: str) -> str:
-    with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip()
-    return ""
 
 
 def _say(begun: float, text: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from bench import lines
 from bench.floors import BARE_ASYNCIO, BARE_TRIO
-from bench.results import MACHINE, OURS, Line, Run
+from bench.results import JAVASCRIPT, MACHINE, OURS, Line, Run
 from tests.bench.bench_kit import fill, make_run
 
 
@@ -63,7 +63,7 @@ def test_throughput_is_held_against_the_slower_floor(exchanges: float, forks: fl
 def test_a_webhook_is_held_against_the_javascript_runner() -> None:
     run = make_run()
     fill(run, "webhook", OURS, 18.0, workflow="py-all")
-    fill(run, "webhook", "n8n's JavaScript runner", 16.0, workflow="js-all")
+    fill(run, "webhook", JAVASCRIPT, 16.0, workflow="js-all")
     assert line(run, "webhook").value == pytest.approx(1.125)
     assert line(run, "webhook").verdict == "reached"
 

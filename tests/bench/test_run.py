@@ -4,7 +4,7 @@ import click
 import msgspec
 import pytest
 
-from bench import phases, plan, run, runners
+from bench import machine, phases, plan, run, runners
 from bench.loadbroker import LoadBroker, RunnerError
 from bench.results import FORKSERVER_PRELOADED, MACHINE, OURS, Line, Mode, Subject
 from tests.bench.bench_kit import make_run
@@ -56,14 +56,14 @@ def test_only_a_full_run_judges_and_a_broken_runner_always_counts(
 
 def test_a_quiet_machine_is_not_called_noisy() -> None:
     made = make_run()
-    assert run.judge_noise(made, (0, 0), (1, 1000)).remarks == ()
+    assert machine.judge_noise(made, (0, 0), (1, 1000)).remarks == ()
 
 
 def test_each_sign_of_noise_is_said() -> None:
     made = make_run()
     made.record("unit", MACHINE, [10.0, 15.0, 20.0, 25.0, 30.0], turn=0)
     made.noise = msgspec.structs.replace(made.noise, load_at_start=1.7)
-    noise = run.judge_noise(made, (0, 0), (500, 1000))
+    noise = machine.judge_noise(made, (0, 0), (500, 1000))
     assert noise.noisy
     assert [next(word for word in ("spread", "load", "hypervisor") if word in one) for one in noise.remarks] == [
         "spread",
