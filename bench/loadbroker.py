@@ -63,7 +63,7 @@ class Batch(msgspec.Struct):
     """What this broker spent meanwhile."""
     rejected: int = 0
     finished: int = 0
-    """Tasks that have ended by the time the runner is at rest again: those that count, and those still out then."""
+    """All tasks, also those that do not count: of the lead, and those that were still out at the end."""
 
     @property
     def milliseconds(self) -> list[float]:
@@ -148,29 +148,42 @@ class Session:
             pass
         self._send(b'{"type":"broker:runnerregistered"}')
 
-    def run(self, task: Task, *, concurrency: int = 1, count: int = 1, seconds: float = math.inf) -> Batch:
-        """Keeps ``concurrency`` tasks out until ``count`` are done or the time is over; at least one is done.
+    def run(
+        self,
+        task: Task,
+        *,
+        concurrency: int = 1,
+        count: int = 1,
+        seconds: float = math.inf,
+        least: int = 1,
+        lead: int = 0,
+    ) -> Batch:
+        """Keeps ``concurrency`` tasks out until ``count`` are done or the time is over and ``least`` are done.
 
-        Tasks still out then are waited for and do not count. The first result is checked, after the clock.
-        Raises `RunnerError`.
+        The clock starts when ``lead`` tasks are done: until then a closed loop is still filling. Tasks that are out at
+        the end are waited for and do not count. The first result is checked, after the clock. Raises `RunnerError`.
         """
         batch = Batch()
         first_result = b""
         cpu, begun = time.thread_time(), time.perf_counter()
-        deadline = begun + seconds
         while True:
             while len(self._running) < concurrency and (offer := self._take_offer()) is not None:
                 self._start(task, offer)
             latency = self._handle(self._demand(), batch)
             if latency is None:
                 continue
+            if batch.finished < lead:
+                batch.finished += 1
+                cpu, begun = time.thread_time(), self._arrived
+                continue
             batch.latencies.append(latency)
             first_result = first_result or self.result
-            if len(batch.latencies) >= count or self._arrived >= deadline:
+            done = len(batch.latencies)
+            if done >= count or (done >= least and self._arrived >= begun + seconds):
                 break
         batch.wall = self._arrived - begun
         batch.broker_cpu = time.thread_time() - cpu
-        batch.finished = len(batch.latencies) + self.settle()
+        batch.finished += len(batch.latencies) + self.settle()
         task.check(first_result)
         return batch
 

@@ -20,6 +20,12 @@ from bench.runners import Runner
 SETTLE: Final = 0.5
 """Seconds in which a runner may tidy up and make new workers before its sums are read."""
 _HELD: Final = 5
+_LARGE: Final = 5_000_000
+"""Bytes from which on a payload gets no warm-up."""
+_HUGE: Final = 50_000_000
+"""Bytes from which on once is enough, and once is all that others than ours get."""
+_LEAST: Final = 3
+"""Samples of a payload, so that the median is not the one that went wrong."""
 _KEPT: Final = 300
 """Samples kept of each window of the growth series."""
 
@@ -87,13 +93,15 @@ def measure_payload(bench: Bench, subject: Subject) -> None:
         _warm_up(bench, runner.session)
         idle = processes.resident(runner.pid)
         for size in bench.plan.echo:
+            if size >= _HUGE and bench.turn and subject.name != OURS:
+                continue
             for mode in tasks.MODES if size <= tasks.LARGEST_IN_BOTH_MODES else tasks.MODES[:1]:
                 task = tasks.echo(size, mode)
                 batch = _repeat(bench, runner.session, task)
                 bench.record(
                     "echo", subject.name, batch.milliseconds, bytes=size, items=tasks.count_of(size), mode=mode
                 )
-            if size >= tasks.LARGEST_IN_BOTH_MODES:  # the allocator's own reserve hides what smaller ones take
+            if size > tasks.LARGEST_IN_BOTH_MODES:  # the allocator's own reserve hides what smaller ones take
                 copies = (processes.peak(runner.pid) - idle) * 1e6 / size
                 bench.record("peak_copies", subject.name, [copies], bytes=size)
 
@@ -128,7 +136,7 @@ def measure_exchange(bench: Bench, subject: Subject) -> None:
         _warm_up(bench, runner.session)
         for concurrency in (1, 5):
             batch = runner.session.run(
-                tasks.TRIVIAL, concurrency=concurrency, count=1 << 30, seconds=bench.plan.task_seconds / 3
+                tasks.TRIVIAL, concurrency=concurrency, count=1 << 30, seconds=bench.plan.task_seconds / 3, lead=100
             )
             thinned = batch.milliseconds[:: max(1, len(batch.latencies) // _KEPT)]
             bench.record("exchange", subject.name, thinned, concurrency=concurrency)
@@ -154,10 +162,11 @@ def _warm_up(bench: Bench, session: Session) -> None:
 
 
 def _repeat(bench: Bench, session: Session, task: tasks.Task) -> Batch:
-    """A few runs of one task, after one that does not count; the largest once, from a standing start."""
-    if task.payload < tasks.ONCE_IS_ENOUGH:
+    """A few runs of one task; small ones after one that does not count."""
+    if task.payload < _LARGE:
         session.run(task)
-    return session.run(task, count=50, seconds=bench.plan.heavy_seconds)
+    least = _LEAST if task.payload < _HUGE else 1
+    return session.run(task, count=50, least=least, seconds=bench.plan.heavy_seconds)
 
 
 def _measure_load(bench: Bench, runner: Runner, concurrency: int) -> None:

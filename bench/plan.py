@@ -65,11 +65,12 @@ QUICK: Final = Plan(
     task_seconds=0.8,
     heavy_rounds=1,
     echo=(100_000, 1_000_000, 10_000_000),
-    items=(1, 1000, 100_000),
-    heavy_seconds=0.5,
+    items=(1, 1000),
+    heavy_seconds=0.3,
     idle_rounds=1,
     idle_seconds=3.0,
-    growth_tasks=2000,
+    growth_tasks=1000,
+    message_sizes=(1, 1000),
 )
 SMOKE: Final = Plan(
     rounds=1,

@@ -15,9 +15,7 @@ from bench import numerals
 
 Mode = Literal["all", "each"]
 MODES: Final[tuple[Mode, ...]] = ("all", "each")
-LARGEST_IN_BOTH_MODES: Final = 10_000_000
-ONCE_IS_ENOUGH: Final = 50_000_000
-"""Bytes from which on a task is not run beforehand."""
+LARGEST_IN_BOTH_MODES: Final = 1_000_000
 _NODE_MODES: Final = {"all": "runOnceForAllItems", "each": "runOnceForEachItem"}
 _ITEM_BYTES: Final = 500
 _PUNCTUATION: Final = 1  # the comma between two items

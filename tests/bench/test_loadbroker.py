@@ -101,6 +101,21 @@ def test_tasks_still_out_at_the_end_are_waited_for_and_do_not_count(runner: Scri
     assert (len(batch.latencies), batch.finished) == (2, 3)
 
 
+def test_the_clock_starts_when_the_loop_is_full(runner: ScriptedRunner) -> None:
+    for number in (1, 2, 3):
+        runner.offer()
+        runner.serve(number)
+    batch = runner.session.run(tasks.TRIVIAL, count=1, lead=2)
+    assert (len(batch.latencies), batch.finished) == (1, 3)
+
+
+def test_the_least_number_is_measured_however_long_it_takes(runner: ScriptedRunner) -> None:
+    for number in (1, 2, 3):
+        runner.offer()
+        runner.serve(number)
+    assert len(runner.session.run(tasks.TRIVIAL, count=10, seconds=0, least=3).latencies) == 3
+
+
 def test_one_task_counts_even_when_the_time_was_over_before_it_ended(runner: ScriptedRunner) -> None:
     runner.offer()
     runner.offer()
