@@ -11,7 +11,7 @@ def figure(value: float) -> str:
         return f"{value:g}"
     places = max(0, 2 - math.floor(math.log10(abs(value))))
     text = f"{value:,.{places}f}"
-    return text.rstrip("0").rstrip(".") if "." in text and abs(value) >= 1 else text
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def count(value: float) -> str:
@@ -25,7 +25,9 @@ def size(value: float) -> str:
 
 
 def duration(milliseconds: float) -> str:
-    """``0.8 µs``, ``2.1 ms``, ``1.35 s``."""
+    """``47 ns``, ``0.8 µs``, ``2.1 ms``, ``1.35 s``."""
+    if milliseconds < 0.0001:
+        return f"{figure(milliseconds * 1e6)} ns"
     if milliseconds < 0.1:
         return f"{figure(milliseconds * 1000)} µs"
     return f"{figure(milliseconds)} ms" if milliseconds < 1000 else f"{figure(milliseconds / 1000)} s"

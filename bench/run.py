@@ -26,7 +26,6 @@ if not __package__:
 
 from bench import floors, lines, machine, phases, plan, processes, results, runners, vocabulary  # noqa: E402
 from bench.loadbroker import LoadBroker, RunnerError  # noqa: E402
-from bench.numerals import figure  # noqa: E402
 from bench.tasks import WrongResultError  # noqa: E402
 
 Mode = results.Mode
@@ -46,6 +45,7 @@ _PLANS: Final[dict[Mode, plan.Plan]] = {"full": plan.FULL, "quick": plan.QUICK, 
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the figures."
 )
+@click.option("--html", "html_file", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the page.")
 def main(
     mode: Mode,
     only: str,
@@ -53,6 +53,7 @@ def main(
     long: bool,
     others: tuple[str, ...],
     json_file: Path | None,
+    html_file: Path | None,
 ) -> None:
     """Measures trio-runner beside its peers and its floors.
 
@@ -73,7 +74,7 @@ def main(
     run.lines = lines.judge(run)
     if json_file is not None:
         results.save(run, json_file)
-    show(run)
+    show(run, html_file)
     sys.exit(exit_code(run))
 
 
@@ -152,14 +153,13 @@ def _say(begun: float, text: str) -> None:
     print(f"[{time.monotonic() - begun:4.0f} s] {text}", file=sys.stderr, flush=True)
 
 
-def show(run: results.Run) -> None:
-    """The verdicts on the terminal."""
-    for line in run.lines:
-        value = "-" if line.value is None else figure(line.value)
-        limit = f"{'at least' if line.least else 'at most'} {figure(line.limit)} {line.unit}"
-        print(f"{line.verdict:12}  {value:>8}  {limit:22}  {line.name}  ({line.absolute or 'no figure'})")
-    for remark in (*run.noise.remarks, *run.remarks, *run.failures):
-        print(remark)
+def show(run: results.Run, html_file: Path | None = None) -> None:
+    """The tables on the terminal, and the page where it is asked for. Needs what the measurement does without."""
+    from bench import report
+
+    report.print_run(run)
+    if html_file is not None:
+        report.write_html(run, html_file)
 
 
 if __name__ == "__main__":

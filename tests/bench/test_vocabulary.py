@@ -81,12 +81,14 @@ def test_the_peers_that_need_a_package_are_measured_where_it_is_installed(module
     assert not [remark for remark in remarks if module in remark]
 
 
-def test_ours_with_items_built_does_build_them() -> None:
-    case = next(case for case in cases(sizes=(2,)) if case.tag == "runner:taskdone")
-    message, built = msgspec_structs.BUILT.decoder("runner")(case.frame.decode())
+@pytest.mark.parametrize("tag", ["broker:tasksettings", "runner:taskdone"])
+def test_ours_with_items_built_does_build_them(tag: str) -> None:
+    case = next(case for case in cases(sizes=(2,)) if case.tag == tag)
+    message, built = msgspec_structs.BUILT.decoder(case.sender)(case.frame.decode())
     assert built == [vocabulary.item(0), vocabulary.item(1)]
     built.pop()
-    assert len(json.loads(msgspec_structs.BUILT.encode((message, built)))["data"]["result"]) == 1
+    body = json.loads(msgspec_structs.BUILT.encode((message, built)))
+    assert len(body["settings"]["items"] if case.sender == "broker" else body["data"]["result"]) == 1
 
 
 def test_the_dataclasses_check_the_presence_of_fields() -> None:
