@@ -186,13 +186,38 @@ def test_what_is_plain_is_encoded_the_same_with_and_without_rebuilding(value: ob
     "value",
     [
         *[Text("a"), Number(1), Measure(1.5), Level.LOW, Listing(), Table(), Point(1, 2), OrderedDict(), {1, 2}, b""],
-        *[{1: 2}, {None: 1}, {Text("k"): 1}, [[[Number(1)]]], {"a": {"b": ({},), "c": [Text("x")]}}, Counter("aa")],
+        *[{1: 2}, {None: 1}, [[[Number(1)]]], {"a": {"b": ({},), "c": [Text("x")]}}, Counter("aa")],
     ],
     ids=repr,
 )
 def test_subclasses_and_other_types_are_not_plain_wherever_they_stand(value: object) -> None:
     assert not is_plain(value)
     assert not is_plain([{"deep": [value]}])
+
+
+def test_keys_are_their_own_characters_whatever_their_class_says() -> None:
+    assert str(Text("k")) != "k"
+    assert encode({Text("k"): 1, "l": [{Text("m"): 2}]}) == plain_json({Text("k"): 1, "l": [{Text("m"): 2}]})
+
+
+def plain_json(value: object) -> bytes:
+    """By the slow way alone."""
+    return msgspec.json.encode(plain(value))
+
+
+def test_what_contains_itself_twice_is_given_up_in_bounded_time() -> None:
+    value: list[object] = []
+    value += [value, value]
+    assert not is_plain(value)
+    assert not is_plain([value] * 1000)
+
+
+@pytest.mark.parametrize("odd", [0, 255, 256, 257, 999])
+def test_every_block_of_a_long_list_is_looked_at(odd: int) -> None:
+    values: list[object] = [{"json": {"a": [1, "b", None]}} for _ in range(1000)]
+    assert is_plain(values)
+    values[odd] = {"json": {"a": [Number(1)]}}
+    assert not is_plain(values)
 
 
 @pytest.mark.parametrize(

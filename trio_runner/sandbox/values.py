@@ -8,7 +8,8 @@ else is first rebuilt by `plain`, which is the one place where the rules are wri
 from __future__ import annotations
 
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, compress, repeat
+from operator import is_
 from typing import Any
 
 import msgspec
@@ -19,7 +20,9 @@ _LEAVES = frozenset({str, int, float, bool, type(None)})
 _CONTAINERS = frozenset({dict, list, tuple})
 _KNOWN = _LEAVES | _CONTAINERS
 _MAX_LEVELS = 200
-_MANY = 4096
+_SHARED_FROM = 16
+_BLOCK = 256
+"""Elements of the outermost list that are looked at together: their objects stay in the processor's cache."""
 _MAX_STEP = 100
 
 
@@ -65,29 +68,33 @@ def is_plain(value: object) -> bool:
     """Whether msgspec's own rules are the reference's for everything inside: exact JSON types, text keys.
 
     Goes level by level, so that the work per value is done by C (a set of types) instead of by a Python frame:
-    10 MB of items take about 15 ms this way and 90 ms with a recursive walk.
+    10 MB in 20,000 items of four containers each take about 33 ms this way and 200 ms with a recursive walk.
     """
-    level: list[Any] = [value]
-    seen: set[int] = set()
-    for _ in range(_MAX_LEVELS):
-        types = set(map(type, level))
-        if not types <= _KNOWN:
+    if type(value) is list and len(value) > _BLOCK:
+        return all(_is_plain(value[start : start + _BLOCK]) for start in range(0, len(value), _BLOCK))
+    return _is_plain([value])
+
+
+def _is_plain(level: list[Any]) -> bool:
+    for depth in range(_MAX_LEVELS):
+        kinds = list(map(type, level))
+        found = set(kinds)
+        if not found <= _KNOWN:
             return False
-        if types.isdisjoint(_CONTAINERS):
+        if found.isdisjoint(_CONTAINERS):
             return True
-        dicts = [v for v in level if type(v) is dict] if dict in types else []
-        lists = [v for v in level if type(v) is list or type(v) is tuple] if types & {list, tuple} else []
-        if len(dicts) + len(lists) > _MANY:
-            # shared containers are looked at once; without this a value that contains itself twice grows for ever
-            dicts = list({id(v): v for v in dicts}.values())
-            lists = list({id(v): v for v in lists}.values())
-            here = set(map(id, chain(dicts, lists)))
-            if not seen.isdisjoint(here):
-                return False  # met at two depths: a cycle, as a rule, which `plain` is better at
-            seen |= here
-        if not set(map(type, chain.from_iterable(dicts))) <= {str}:
+        dicts, lists, tuples = (
+            list(compress(level, map(is_, kinds, repeat(kind)))) if kind in found else []
+            for kind in (dict, list, tuple)
+        )
+        if depth >= _SHARED_FROM:
+            # what contains itself twice doubles with each level: from here on each container is looked at once
+            dicts, lists, tuples = (list({id(v): v for v in some}.values()) for some in (dicts, lists, tuples))
+        try:
+            "".join(chain.from_iterable(dicts))  # the fastest way to see that all keys are texts
+        except TypeError:
             return False
-        level = [*chain.from_iterable(map(dict.values, dicts)), *chain.from_iterable(lists)]
+        level = [*chain.from_iterable(map(dict.values, dicts)), *chain.from_iterable(chain(lists, tuples))]
     return False
 
 
