@@ -142,11 +142,11 @@ def _attempt(bench: phases.Bench, phase: phases.Phase, subject: results.Subject)
     try:
         phase.measure(bench, subject)
     except (RunnerError, WrongResultError, OSError) as error:
-        text = f"{subject.name}, {phase.name}: {error}"
-        notes = "; ".join(getattr(error, "__notes__", ()))
-        phases.remark(bench, text)
+        text = "; ".join([f"{subject.name}, {phase.name}: {error}", *getattr(error, "__notes__", ())])
         if subject.name == results.OURS:
-            bench.run.failures.append(f"{text} ({notes})" if notes else text)
+            bench.run.failures.append(text)
+        else:
+            phases.remark(bench, text)
 
 
 def _say(begun: float, text: str) -> None:
