@@ -81,7 +81,7 @@ def measure_wide(bench: Bench, subject: Subject) -> None:
 
 
 def measure_payload(bench: Bench, subject: Subject) -> None:
-    """Growing payloads through one runner, smallest first; the main process's peak after each."""
+    """Small items by number, then large ones by bytes, with the main process's peak."""
     with Runner(subject, bench.broker) as runner:
         _warm_up(bench, runner.session)
         for count in bench.plan.items:
@@ -89,21 +89,9 @@ def measure_payload(bench: Bench, subject: Subject) -> None:
                 task = tasks.small_items(count, mode)
                 batch = _repeat(bench, runner.session, task)
                 bench.record("items", subject.name, batch.milliseconds, items=count, mode=mode)
-    with Runner(subject, bench.broker) as runner:
-        _warm_up(bench, runner.session)
-        idle = processes.resident(runner.pid)
-        for size in bench.plan.echo:
-            if size >= _HUGE and bench.turn and subject.name != OURS:
-                continue
-            for mode in tasks.MODES if size <= tasks.LARGEST_IN_BOTH_MODES else tasks.MODES[:1]:
-                task = tasks.echo(size, mode)
-                batch = _repeat(bench, runner.session, task)
-                bench.record(
-                    "echo", subject.name, batch.milliseconds, bytes=size, items=tasks.count_of(size), mode=mode
-                )
-            if size > tasks.LARGEST_IN_BOTH_MODES:  # the allocator's own reserve hides what smaller ones take
-                copies = (processes.peak(runner.pid) - idle) * 1e6 / size
-                bench.record("peak_copies", subject.name, [copies], bytes=size)
+    for size in bench.plan.echo:
+        if size < _HUGE or bench.turn == 0 or subject.name == OURS:
+            _measure_echo(bench, subject, size)
 
 
 def measure_pandas(bench: Bench, subject: Subject) -> None:
@@ -182,6 +170,19 @@ def _measure_load(bench: Bench, runner: Runner, concurrency: int) -> None:
     bench.record("broker_cpu", name, [batch.broker_cpu * 1000 / len(batch.latencies)], concurrency=concurrency)
     for part, milliseconds in (("tree", used.tree), ("main", used.main), ("below", used.below)):
         bench.record("cpu", name, [milliseconds / done], part=part, concurrency=concurrency)
+
+
+def _measure_echo(bench: Bench, subject: Subject, size: int) -> None:
+    """One size in a runner of its own, so that its peak is that size's."""
+    with Runner(subject, bench.broker) as runner:
+        _warm_up(bench, runner.session)
+        idle = processes.resident(runner.pid)
+        for mode in tasks.MODES if size <= tasks.LARGEST_IN_BOTH_MODES else tasks.MODES[:1]:
+            batch = _repeat(bench, runner.session, tasks.echo(size, mode))
+            bench.record("echo", subject.name, batch.milliseconds, bytes=size, items=tasks.count_of(size), mode=mode)
+        if size >= tasks.LARGEST_IN_BOTH_MODES:  # the allocator's own reserve hides what smaller ones take
+            copies = (processes.peak(runner.pid) - idle) * 1e6 / size
+            bench.record("peak_copies", subject.name, [copies], bytes=size)
 
 
 def _measure_idle(bench: Bench, runner: Runner) -> None:

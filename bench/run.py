@@ -67,10 +67,10 @@ def main(
     if long:
         chosen = msgspec.structs.replace(chosen, growth_tasks=plan.LONG_GROWTH, growth_windows=20)
     try:
-        more = [runners.parse(text) for text in others]
+        subjects = runners.with_others(others)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--runner") from None
-    run = measure(mode, chosen, parse_parts(only), [*runners.RUNNERS, *more])
+    run = measure(mode, chosen, parse_parts(only), subjects)
     run.lines = lines.judge(run)
     if json_file is not None:
         results.save(run, json_file)

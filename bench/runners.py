@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
@@ -57,6 +58,17 @@ def parse(text: str) -> Subject:
     if not name.strip() or not words:
         raise ValueError(f'expected "name=command line", got {text!r}')
     return Subject(name=name.strip(), kind="runner", command=tuple(words))
+
+
+def with_others(texts: Iterable[str]) -> list[Subject]:
+    """Ours, the peers, and what was given on the command line. Raises ValueError."""
+    subjects = list(RUNNERS)
+    for text in texts:
+        subject = parse(text)
+        if any(subject.name == known.name for known in subjects):
+            raise ValueError(f"there is a runner called {subject.name!r} already")
+        subjects.append(subject)
+    return subjects
 
 
 class Runner:

@@ -70,7 +70,7 @@ def measure(run: Run, *, rounds: int, calls: int, warm_up: int = 40) -> None:
         for turn in range(rounds):
             if fresh:
                 run.record("unit", MACHINE, machine.interpreter_starts(5), turn=turn)
-            for path, samples in _one_round(connection, turn, calls).items():
+            for path, samples in one_round(connection, turn, calls).items():
                 run.record("webhook", WORKFLOWS[path].name, samples, turn=turn, workflow=path)
             print(f"webhooks, round {turn + 1}/{rounds}", file=sys.stderr, flush=True)
         connection.close()
@@ -78,7 +78,8 @@ def measure(run: Run, *, rounds: int, calls: int, warm_up: int = 40) -> None:
         run.noise = machine.judge_noise(run, ticks, processes.steal_and_total())
 
 
-def _one_round(connection: http.client.HTTPConnection, turn: int, calls: int) -> dict[str, list[float]]:
+def one_round(connection: http.client.HTTPConnection, turn: int, calls: int) -> dict[str, list[float]]:
+    """Milliseconds of each workflow."""
     paths = list(WORKFLOWS)
     samples: dict[str, list[float]] = {path: [] for path in paths}
     for number in range(calls):

@@ -34,6 +34,13 @@ def test_another_runner_is_a_name_and_a_command_line() -> None:
             runners.parse(wrong)
 
 
+def test_figures_of_two_runners_are_not_mixed_up_by_name() -> None:
+    assert [one.name for one in runners.with_others(["mine=a", "yours=b"])][-2:] == ["mine", "yours"]
+    for others in (["mine=a", "mine=b"], [f"{OURS}=a"]):
+        with pytest.raises(ValueError, match="already"):
+            runners.with_others(others)
+
+
 @pytest.mark.parametrize(
     ("mode", "value", "failures", "code"),
     [
