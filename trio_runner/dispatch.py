@@ -60,6 +60,7 @@ class Dispatcher:
         activity: Callable[[], None],
     ) -> None:
         self._session = session
+        session.wake = self._wake
         self._outbox = outbox
         self._nursery = nursery
         self._executor = executor

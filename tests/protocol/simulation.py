@@ -61,6 +61,7 @@ BROKER_TERMS = BrokerTerms(request_timeout=20.0, accept_timeout=2.0, requester_t
 LONGEST_TIMER = 45.0
 """Longer than a task can stay open whose result was lost on the way: a settings timer and a task timer."""
 MANY_FRAMES = 5000
+STANDS_STILL = "a deadline that stands still makes the shell spin"
 
 GOOD_SETTINGS = Raw(b'{"code":"return 1","nodeMode":"runOnceForAllItems","items":[]}')
 BAD_SETTINGS = Raw(b'{"code":"return 1","nodeMode":"runCode","items":[]}')
@@ -85,6 +86,8 @@ class Connection:
     up: bool = True
     to_runner: list[bytes] = field(default_factory=list)
     to_broker: list[bytes] = field(default_factory=list)
+    alarm: float | None = None
+    """When the shell looks again: what the session said when it last looked, not what it would say now."""
     programs: dict[str, TaskState] = field(default_factory=dict)
     """The shell's own view of what runs; a program that is told to stop runs until it says that it has ended."""
 
@@ -134,6 +137,7 @@ class World:
         self._look_inside = look_inside
         self._numbers = itertools.count(1)
         self._started: set[tuple[str, str]] = set()
+        self._woken: list[Connection] = []
         self.n8ns = [N8n(f"n8n{number}", self._new_broker()) for number in range(brokers)]
         self.hosts = [Host(f"host{number}", slots_type(capacity)) for number, capacity in enumerate(capacities)]
         for host, n8n in self.pairs():
@@ -181,6 +185,7 @@ class World:
             random=lambda: next(self._numbers) % 7 / 7,
         )
         connection = Connection(host, n8n, session)
+        session.wake = lambda: self._woken.append(connection)
         host.connections.append(connection)
         old, n8n.links[host.name] = n8n.links.get(host.name), connection
         for action in n8n.broker.connect(host.name):
@@ -289,7 +294,7 @@ class World:
     # Time
 
     def next_deadline(self) -> float | None:
-        deadlines = [link.session.next_deadline() for host in self.hosts for link in host.connections]
+        deadlines = [link.alarm for host in self.hosts for link in host.connections]
         deadlines += [n8n.broker.next_deadline() for n8n in self.n8ns]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
@@ -299,13 +304,12 @@ class World:
             self.now = max(self.now, deadline)
             for host in self.hosts:
                 for link in list(host.connections):
-                    if _due(link.session, self.now):
-                        self._session_did(link, link.session.tick(self.now))
-                        assert not _due(link.session, self.now), "a deadline that stands still makes the shell spin"
+                    if link.alarm is not None and link.alarm <= self.now:
+                        self._look(link)
             for n8n in self.n8ns:
                 if _due(n8n.broker, self.now):
                     self._broker_did(n8n, n8n.broker.tick(self.now))
-                    assert not _due(n8n.broker, self.now), "a deadline that stands still makes the shell spin"
+                    assert not _due(n8n.broker, self.now), STANDS_STILL
         self.now = end
 
     # What must never happen
@@ -333,10 +337,10 @@ class World:
         assert begun == link.programs, "session and shell disagree about what runs"
         assert link.up is (link.session.phase is not Phase.LOST)
         if link.session.phase is Phase.REGISTERED and self._look_inside:
-            assert link.session.open_offers(self.now) <= link.host.slots.capacity, "more offers than slots"
-            if link.session.unoffered(self.now):
-                # another session of the host gave it back since this one looked
-                assert self._soon(link.session), "a free slot is not offered"
+            # one more when a slot that is kept for this broker is called up
+            assert link.session.open_offers(self.now) <= link.host.slots.capacity + 1, "more offers than slots"
+            # whichever session gave it back
+            assert link.session.unoffered(self.now) == 0, "a free slot is not offered"
 
     # What must happen in the end
 
@@ -432,11 +436,20 @@ class World:
                 case _:
                     assert_never(action)
         if offers_due:
-            self._session_did(link, session.make_offers(self.now))
-        if self._look_inside:
-            assert session.unoffered(self.now) == 0, "a free slot is not offered at once"
+            self._look(link)
         if not link.up and not session.tasks:
             host.connections.remove(link)
+        while self._woken:
+            if (woken := self._woken.pop(0)).up:
+                self._look(woken)
+
+    def _look(self, link: Connection) -> None:
+        """What the shell's emitter does when it is woken or its alarm goes off."""
+        ticked = link.session.tick(self.now)
+        self._session_did(link, [action for action in ticked if not isinstance(action, OffersDue)])
+        self._session_did(link, link.session.make_offers(self.now))
+        link.alarm = link.session.next_deadline()
+        assert link.alarm is None or link.alarm > self.now, STANDS_STILL
 
     def _broker_did(self, n8n: N8n, actions: list[BrokerAction]) -> None:
         self.sound = False
@@ -496,11 +509,6 @@ class World:
             del link.n8n.links[link.host.name]
             self._broker_did(link.n8n, link.n8n.broker.disconnect(link.host.name, self.now))
 
-    def _soon(self, session: Session) -> bool:
-        """Whether the session asked to be ticked within a beat."""
-        deadline = session.next_deadline()
-        return deadline is not None and deadline <= self.now + OfferTerms().beat
-
     def _ids(self, kind: str) -> Callable[[], str]:
         return lambda: f"{kind}-{next(self._numbers)}"
 
@@ -508,6 +516,6 @@ class World:
         return self._broker_type(new_task_id=self._ids("task"), terms=BROKER_TERMS)
 
 
-def _due(machine: Session | Broker, now: float) -> bool:
-    deadline = machine.next_deadline()
+def _due(broker: Broker, now: float) -> bool:
+    deadline = broker.next_deadline()
     return deadline is not None and deadline <= now

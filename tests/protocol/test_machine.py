@@ -6,6 +6,7 @@ bugs and asserts that the machine finds them: a machine that finds nothing might
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, TypeVar
 
 import pytest
@@ -25,7 +26,7 @@ from tests.protocol.simulation import World
 from trio_runner.protocol.broker import Broker, BrokerAction, ToRequester, ToRunner
 from trio_runner.protocol.messages import TaskCancel, TaskOfferAccept, TaskResult, TaskSettingsMessage
 from trio_runner.protocol.session import Action, OffersDue, Send, Session, StartTask, TaskState
-from trio_runner.protocol.slots import Slots
+from trio_runner.protocol.slots import Party, Seat, Slots
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class Faults(RuleBasedStateMachine):
     parts: ClassVar[dict[str, Any]] = {}
     world: World
 
-    @initialize(capacities=st.lists(st.integers(1, 4), min_size=1, max_size=3), brokers=st.integers(1, 2))
+    @initialize(capacities=st.lists(st.integers(1, 4), min_size=1, max_size=3), brokers=st.integers(1, 3))
     def a_world(self, capacities: list[int], brokers: int) -> None:
         self.world = World(capacities, brokers, **self.parts)
         self.world.deliver_all()
@@ -195,6 +196,11 @@ class AlwaysRoom(Slots):
         self.taken += 1
         return True
 
+    def join(self, party: Party) -> Seat:
+        seat = super().join(party)
+        seat.take = lambda now: self.take()  # type: ignore[method-assign]
+        return seat
+
 
 class KeepsTheSlotOfACancelledTask(Session):
     """A cancel while waiting forgets to give the slot back."""
@@ -210,7 +216,7 @@ class KeepsTheSlotOfACancelledTask(Session):
 class StartsWhateverHasSettings(Session):
     """Settings that come again start the task again."""
 
-    def _start(self, message: TaskSettingsMessage, actions: list[Action]) -> None:
+    def _start(self, message: TaskSettingsMessage, now: float, actions: list[Action]) -> None:
         task = self._tasks.get(message.task_id)
         if task is not None:
             task.state = TaskState.RUNNING
@@ -256,13 +262,30 @@ class SpinsOnLapsedOffers(Session):
         return min([offer.lapses_at for offer in self._offers.values()], default=None)
 
 
-class NeverLooksAround(Session):
-    """No beat: a slot that another session gave back is found when something happens here, if ever."""
+class TellsNobody(Slots):
+    """A slot that one session gives back is not made known to the others."""
 
-    def next_deadline(self) -> float | None:
-        times = [task.settings_due for task in self._tasks.values() if task.state is TaskState.WAITING]
-        times += [offer.lapses_at for offer in self._offers.values() if offer.lapses_at > self._settled_at]
-        return min(times, default=None)
+    def join(self, party: Party) -> Seat:
+        seat = super().join(party)
+        seat.tell_others = lambda now: None  # type: ignore[method-assign]
+        return seat
+
+
+class KeepsForEver(Slots):
+    """What is kept for a session that does not come stays kept."""
+
+    def _keep(self, now: float, asking: Seat) -> None:
+        super()._keep(now, asking)
+        self._kept = dict.fromkeys(self._kept, math.inf)
+
+
+class WatchesNothing(Slots):
+    """Nobody looks when what is kept for a session that does not come should be let go."""
+
+    def join(self, party: Party) -> Seat:
+        seat = super().join(party)
+        seat.next_change = lambda: math.inf  # type: ignore[method-assign]
+        return seat
 
 
 class SendsAfterTheEnd(Session):
@@ -303,11 +326,13 @@ PLANTED = [
     ({"slots_type": AlwaysRoom}, "more (tasks in hand|programs) than slots"),
     ({"session_type": KeepsTheSlotOfACancelledTask}, "the slots that are taken are not the tasks in hand"),
     ({"session_type": StartsWhateverHasSettings}, "a task is started twice"),
-    ({"session_type": OffersNothingAfterATask}, "a free slot is not offered at once"),
+    ({"session_type": OffersNothingAfterATask}, "a free slot is not offered"),
     ({"session_type": WaitsForSettingsForEver, "broker_type": SilentBroker}, "a slot is lost|a slot is not offered"),
     ({"session_type": ForgetsToLetGo}, "a slot is lost|not the tasks in hand|a lost session sends"),
     ({"session_type": SpinsOnLapsedOffers}, "makes the shell spin"),
-    ({"session_type": NeverLooksAround}, "a free slot is not offered"),
+    ({"slots_type": TellsNobody}, "a free slot is not offered"),
+    ({"slots_type": KeepsForEver}, "a slot is not offered"),
+    ({"slots_type": WatchesNothing}, "a free slot is not offered"),
     ({"session_type": SendsAfterTheEnd}, "a lost session sends"),
     ({"broker_type": DropsRejectedRequests}, "a request has no end"),
     ({"broker_type": KeepsTasksOfTheLost}, "a task of nobody|a task has no end"),
@@ -315,7 +340,8 @@ PLANTED = [
     # the same without the counts of the session: what a broker or a user would notice
     ({"slots_type": AlwaysRoom, "look_inside": False}, "more programs than slots"),
     ({"session_type": KeepsTheSlotOfACancelledTask, "look_inside": False}, "a slot is not offered"),
-    ({"session_type": NeverLooksAround, "look_inside": False}, "a slot is not offered"),
+    ({"slots_type": TellsNobody, "look_inside": False}, "a slot is not offered|the broker does not hold"),
+    ({"slots_type": KeepsForEver, "look_inside": False}, "a slot is not offered|the broker does not hold"),
 ]
 
 

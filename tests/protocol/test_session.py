@@ -187,21 +187,19 @@ def test_an_offer_and_its_replacement_cannot_both_take_the_one_slot() -> None:
 def test_the_deadline_does_not_stand_still_at_a_lapsed_offer() -> None:
     session = offering()
     session.tick(5.0)
-    assert session.next_deadline() == 5.25
+    assert session.next_deadline() is None
     session.make_offers(5.0)
     session.tick(5.05)
     assert session.next_deadline() == 10.0
 
 
-def test_the_deadline_does_not_stand_still_while_another_session_holds_all_slots() -> None:
+def test_a_session_has_no_deadline_while_another_one_holds_all_slots() -> None:
     slots = Slots(1)
     session = offering(slots=slots)
     slots.take()
     session.tick(5.0)
     assert session.make_offers(5.0) == []
-    assert session.next_deadline() == 5.25
-    session.tick(5.25)
-    assert session.next_deadline() == 5.5
+    assert session.next_deadline() is None, "it is woken when there is something to offer"
 
 
 def test_offers_that_are_no_longer_honoured_are_forgotten() -> None:
@@ -631,38 +629,6 @@ def test_a_cancel_for_any_other_reason_leaves_the_offers_alone() -> None:
     session = waiting(3)
     session.receive(cancel("t"), 0.0)
     assert session.open_offers(0.0) == 2
-
-
-# Several brokers share the slots of one process
-
-
-def test_two_sessions_offer_the_same_slots_and_never_fill_more_than_there_are() -> None:
-    slots = Slots(1)
-    one, other = offering(slots=slots), offering(slots=slots)
-    assert sent(one.receive(accept("t", "o1"), 0.0)) == [ACCEPTED]
-    assert sent(other.receive(accept("u", "o1"), 0.0)) == [rejected("u", FULL)]
-    assert other.make_offers(0.0) == []
-
-
-def test_a_slot_that_another_session_freed_is_found_within_a_beat() -> None:
-    slots = Slots(1)
-    one, other = waiting(slots=slots), offering(slots=slots)
-    other.tick(5.0)
-    assert other.make_offers(5.0) == []
-    assert other.next_deadline() == 5.25
-    one.receive(cancel("t"), 5.1)
-    assert other.next_deadline() == 5.25
-    assert wants_offers(other.tick(5.25))
-    assert len(sent(other.make_offers(5.25))) == 1
-    assert other.next_deadline() == 10.25
-
-
-def test_a_session_that_offers_all_it_has_needs_no_beat() -> None:
-    assert offering(3).next_deadline() == 5.0
-    session = running(2)
-    session.receive(accept("u", "o2"), 1.0)
-    session.receive(settings("u"), 1.0)
-    assert session.next_deadline() is None
 
 
 # Draining (protocol.md 17)

@@ -5,7 +5,8 @@ Rules of this file:
   the shell to carry out in order. Ids and jitter are injected, so a run can be replayed.
 - A broker message that makes no sense in the current state changes nothing; it is noted and skipped. Nothing that a
   broker sends raises.
-- Every path that can change capacity ends in ``_settle``, so that no freed slot is ever forgotten.
+- Every path that can change capacity ends in ``_settle``, so that no freed slot is ever forgotten, here or by the other
+  sessions of the process.
 - A task is in exactly one state: waiting (accepted, no settings yet), running, aborting. Whoever is not in the table is
   gone, and a task id is never started twice on a connection.
 
@@ -15,6 +16,7 @@ The state table is protocol.md 13; the offers are protocol.md 11.
 from __future__ import annotations
 
 import enum
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import assert_never
@@ -50,6 +52,7 @@ from trio_runner.protocol.slots import Slots
 REJECT_EXPIRED = "Offer expired - not accepted within validity window"
 REJECT_FULL = "No open task slots - runner already at capacity"
 REJECT_DRAINING = "Runner is shutting down"
+REJECT_SUSPENDED = "Runner cannot run tasks now - its worker processes are being started"
 ACCEPT_WINDOW_ELAPSED = "Acknowledgement window elapsed"
 
 _REMEMBERED_TASKS = 1024
@@ -64,8 +67,6 @@ class OfferTerms(msgspec.Struct, frozen=True, kw_only=True):
     """How much longer than announced an offer is honoured: the broker counts from its receipt."""
     settings_timeout: float = 10.0
     """How long an accepted task may wait for its settings: a broker that forgot it must not keep the slot."""
-    beat: float = 0.25
-    """How often to look whether a slot that another session held is free: nobody tells this one."""
 
 
 # What the shell is asked to do
@@ -142,6 +143,7 @@ class _Offer(msgspec.Struct, frozen=True):
     """From here on the broker may have dropped it, and another one may stand in its place."""
     expires_at: float
     """Until here an acceptance is honoured all the same."""
+    made_at: float
 
 
 class _Task(msgspec.Struct):
@@ -165,6 +167,8 @@ class Session:
         self._info = RunnerInfo(name=name, types=(task_type,))
         self._task_type = task_type
         self._slots = slots
+        self._seat = slots.join(self)
+        self._freed = False
         self._terms = terms
         self._new_id = new_id
         self._random = random
@@ -172,7 +176,10 @@ class Session:
         self._tasks: dict[str, _Task] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._settled_at = float("-inf")
+        self._introduced_at: float | None = None
         self.phase = Phase.CONNECTED
+        self.wake: Callable[[], None] = _nobody
+        """To be set by the shell: called when it should call `make_offers` although nothing happened here."""
 
     # What the shell may look at
 
@@ -186,8 +193,22 @@ class Session:
         return sum(1 for offer in self._offers.values() if now < offer.lapses_at)
 
     def unoffered(self, now: float) -> int:
-        """Slots that are neither taken nor offered to this broker, though it would take offers."""
-        return max(0, self._slots.free - self.open_offers(now)) if self.phase is Phase.REGISTERED else 0
+        """How many offers are missing: for places that are there for this broker and not offered to it."""
+        if self.phase is not Phase.REGISTERED or (room := self._seat.room(now)) < 1:
+            return 0
+        # a kept place is called up even where older offers are open: brokers before the newest match a request that was
+        # rejected only when another offer comes (protocol.md 12.2)
+        open_offers = self.open_offers(now)
+        call = self._seat.to_call and open_offers <= self._slots.capacity
+        return max(min(room, self._seat.most_offers()) - open_offers, int(call))
+
+    def is_let_lie(self, since: float, now: float) -> bool:
+        """Whether the broker holds an offer since then or longer: it had no request that it could have used it for."""
+        return any(offer.made_at <= since and now < offer.lapses_at for offer in self._offers.values())
+
+    def answered(self, seconds: float) -> None:
+        """The broker took so long to answer a ping."""
+        self._seat.learn(seconds)
 
     def next_deadline(self) -> float | None:
         """When to call `tick` at the latest, or None when only an event can change anything."""
@@ -196,8 +217,8 @@ class Session:
             # an offer that has lapsed already is kept for its slack: as a deadline it would be in the past
             lapses = [offer.lapses_at for offer in self._offers.values() if offer.lapses_at > self._settled_at]
             times += lapses
-            if len(self._tasks) + len(lapses) < self._slots.capacity:
-                times.append(self._settled_at + self._terms.beat)
+            if (change := self._seat.next_change()) < math.inf:
+                times.append(change)
         return min(times, default=None)
 
     # Events
@@ -209,15 +230,18 @@ class Session:
         actions: list[Action] = []
         match message:
             case InfoRequest():
+                self._introduced_at = now
                 actions.append(Send(self._info))
             case RunnerRegistered():
                 if self.phase is Phase.CONNECTED:
                     self.phase = Phase.REGISTERED
+                    if self._introduced_at is not None:
+                        self._seat.learn(now - self._introduced_at)
                     actions.append(Registered())
             case TaskOfferAccept():
                 self._accept(message, now, actions)
             case TaskSettingsMessage():
-                self._start(message, actions)
+                self._start(message, now, actions)
             case TaskCancel():
                 self._cancel(message, actions)
             case RpcResponse() | TaskDataResponse() | NodeTypes():
@@ -255,16 +279,17 @@ class Session:
         return self._settle(actions, now)
 
     def make_offers(self, now: float) -> list[Action]:
-        """One offer for each slot that is neither taken nor offered."""
-        if self.phase is not Phase.REGISTERED:
+        """One offer for each place that is there for this broker and not offered to it."""
+        if (missing := self.unoffered(now)) == 0:
             return []
         self._offers = {offer_id: offer for offer_id, offer in self._offers.items() if now < offer.expires_at}
         actions: list[Action] = []
-        for _ in range(self._slots.free - self.open_offers(now)):
+        self._seat.to_call = False
+        for _ in range(missing):
             offer_id = self._new_id()
             valid_for_ms = round((self._terms.validity + self._random() * self._terms.jitter) * 1000)
             lapses_at = now + valid_for_ms / 1000
-            self._offers[offer_id] = _Offer(lapses_at, lapses_at + self._terms.slack)
+            self._offers[offer_id] = _Offer(lapses_at, lapses_at + self._terms.slack, now)
             actions.append(Send(TaskOffer(offer_id=offer_id, task_type=self._task_type, valid_for=valid_for_ms)))
         return actions
 
@@ -294,6 +319,8 @@ class Session:
             elif task.state is TaskState.RUNNING:
                 task.state = TaskState.ABORTING
                 actions.append(AbortTask(task_id, "Connection to the broker was lost"))
+        self._freed = False
+        self._seat.leave()
         return actions
 
     # Transitions
@@ -313,8 +340,8 @@ class Session:
             reason = REJECT_DRAINING
         elif not honoured or task_id in self._ended:
             reason = REJECT_EXPIRED  # an ended task cannot start again; silence would count against us (12.4)
-        elif not self._slots.take():
-            reason = REJECT_FULL
+        elif not self._seat.take(now):
+            reason = REJECT_SUSPENDED if self._slots.suspended else REJECT_FULL
         if reason is not None:
             actions.append(Note("debug", f"Rejected task {task_id}: {reason}"))
             actions.append(Send(TaskRejected(task_id=task_id, reason=reason)))
@@ -323,7 +350,7 @@ class Session:
         actions.append(Send(TaskAccepted(task_id=task_id)))
         actions.append(Note("info", f"Accepted task {task_id}"))
 
-    def _start(self, message: TaskSettingsMessage, actions: list[Action]) -> None:
+    def _start(self, message: TaskSettingsMessage, now: float, actions: list[Action]) -> None:
         task = self._tasks.get(message.task_id)
         if task is None:
             actions.append(
@@ -333,6 +360,7 @@ class Session:
             actions.append(Note("warning", f"Received settings again for task {message.task_id}. Discarding message."))
         else:
             task.state = TaskState.RUNNING
+            self._seat.learn(now - (task.settings_due - self._terms.settings_timeout))
             actions.append(Note("info", f"Received task {message.task_id}"))
             actions.append(StartTask(message.task_id, message.settings))
 
@@ -353,21 +381,30 @@ class Session:
     def _stop_offering(self) -> None:
         self._offers.clear()
         self.phase = Phase.DRAINING
+        self._seat.leave()
 
     def _end(self, task_id: str) -> None:
         del self._tasks[task_id]
-        self._slots.release()
+        self._seat.give_back()
+        self._freed = True
         self._ended[task_id] = None
         if len(self._ended) > _REMEMBERED_TASKS:
             self._ended.popitem(last=False)
 
     def _settle(self, actions: list[Action], now: float) -> list[Action]:
         self._settled_at = now
-        if self.phase is Phase.REGISTERED and self._slots.free > self.open_offers(now):
+        if self._freed:
+            self._freed = False
+            self._seat.tell_others(now)
+        if self.unoffered(now):
             actions.append(OffersDue())
         elif self.phase is Phase.DRAINING and not self._tasks:
             actions.append(Drained())
         return actions
+
+
+def _nobody() -> None:
+    """Nobody listens."""
 
 
 def task_error(task_id: str, body: ErrorBody) -> TaskError:
