@@ -472,6 +472,43 @@ async def test_two_brokers_get_all_slots_offered_and_never_more_taken(jump_clock
         assert rig.executor.most == 2
 
 
+async def test_a_slot_that_one_broker_s_task_gives_back_is_offered_to_the_other_in_the_same_moment(
+    jump_clock: MockClock,
+) -> None:
+    async with (
+        scripted_broker() as one,
+        scripted_broker() as other,
+        started(one.port, other.port, N8N_RUNNERS_MAX_CONCURRENCY="1") as rig,
+    ):
+        first, second = await registered(one), await registered(other)
+        await first.start("a", "sleep 30")
+        await second.silence(29)
+        assert len(second.messages) == 2, "the offer has lapsed, and there is nothing to offer"
+        await second.until("runner:taskoffer")
+        assert trio.current_time() == pytest.approx(30, abs=0.05)
+        await first.until("runner:taskdone")
+        assert rig.executor.most == 1
+
+
+async def test_brokers_that_both_have_work_take_turns(jump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        brokers = [LocalBroker(auth_token="auth-secret") for _ in range(3)]
+        ports = [await nursery.start(broker.serve) for broker in brokers]
+        async with started(*ports, N8N_RUNNERS_MAX_CONCURRENCY="1"):
+            order: list[int] = []
+
+            async def one(number: int) -> None:
+                body = {"code": "sleep 0.5", "nodeMode": "runOnceForAllItems", "items": []}
+                await brokers[number].run_task(msgspec.json.encode(body))
+                order.append(number)
+
+            async with trio.open_nursery() as callers:
+                for turn in range(24):
+                    callers.start_soon(one, turn % 3)
+            assert all(set(order[turn : turn + 3]) == {0, 1, 2} for turn in range(0, 24, 3))
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_broker_that_is_gone_does_not_touch_the_tasks_of_another(jump_clock: MockClock) -> None:
     async with (
         scripted_broker() as one,
