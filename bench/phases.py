@@ -19,6 +19,7 @@ from bench.runners import Runner
 
 SETTLE: Final = 0.5
 """Seconds in which a runner may tidy up and make new workers before its sums are read."""
+_NO_LIMIT: Final = 1 << 30
 _HELD: Final = 5
 _LARGE: Final = 5_000_000
 """Bytes from which on a payload gets no warm-up."""
@@ -124,7 +125,7 @@ def measure_exchange(bench: Bench, subject: Subject) -> None:
         _warm_up(bench, runner.session)
         for concurrency in (1, 5):
             batch = runner.session.run(
-                tasks.TRIVIAL, concurrency=concurrency, count=1 << 30, seconds=bench.plan.task_seconds / 3, lead=100
+                tasks.TRIVIAL, concurrency=concurrency, count=_NO_LIMIT, seconds=bench.plan.task_seconds / 3, lead=100
             )
             thinned = batch.milliseconds[:: max(1, len(batch.latencies) // _KEPT)]
             bench.record("exchange", subject.name, thinned, concurrency=concurrency)
@@ -161,7 +162,14 @@ def _measure_load(bench: Bench, runner: Runner, concurrency: int) -> None:
     name = runner.subject.name
     runner.session.sit(SETTLE / 5)
     before = processes.cpu(runner.pid)
-    batch = runner.session.run(tasks.TRIVIAL, concurrency=concurrency, count=1 << 30, seconds=bench.plan.task_seconds)
+    batch = runner.session.run(
+        tasks.TRIVIAL,
+        concurrency=concurrency,
+        count=_NO_LIMIT,
+        seconds=bench.plan.task_seconds,
+        least=2 * concurrency,  # or a slow runner with many slots would be judged by its first task
+        lead=concurrency,
+    )
     runner.session.sit(SETTLE / 5)
     used = processes.cpu(runner.pid).since(before)
     done = batch.finished

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 
+import msgspec
 import pytest
 
-from bench import floors, runners, tasks
+from bench import floors, phases, plan, runners, tasks
 from bench.loadbroker import LoadBroker
 from bench.results import OURS, Subject
+from tests.bench.bench_kit import make_run
 
 pytestmark = [
     pytest.mark.e2e,
@@ -29,6 +31,28 @@ def test_twenty_tasks_come_back(subject: Subject) -> None:
             for mode in tasks.MODES:
                 runner.session.run(tasks.small_items(10, mode))
                 runner.session.run(tasks.echo(5000, mode))
+
+
+def test_a_phase_leaves_its_figures_in_the_run() -> None:
+    tiny = msgspec.structs.replace(plan.SMOKE, warm_up_seconds=0.05, task_seconds=0.01, idle_seconds=0.05)
+    run = make_run(rounds=1)
+    with LoadBroker() as broker:
+        phases.measure_tasks(phases.Bench(run, tiny, broker, frozenset(plan.PARTS)), runners.RUNNERS[0])
+    assert {one.figure for one in run.series} >= {
+        *("start_registered", "start_first_result", "latency", "throughput", "cpu", "broker_cpu"),
+        *("idle_cpu", "idle_wakeups"),
+    }
+    for concurrency in (1, 5):
+        latency = run.find("latency", OURS, concurrency=concurrency)
+        assert latency is not None
+        assert len(latency.samples) >= 2 * concurrency
+        tree, main, below = (
+            run.find("cpu", OURS, concurrency=concurrency, part=part) for part in ("tree", "main", "below")
+        )
+        assert tree is not None
+        assert main is not None
+        assert below is not None
+        assert tree.median == pytest.approx(main.median + below.median, abs=0.001)
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
