@@ -11,7 +11,7 @@ import itertools
 import os
 import signal
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import msgspec
@@ -42,7 +42,7 @@ log = get_logger("executor")
 
 Emit = Callable[[RunnerMessage], None]
 
-_RECEIVE = 262_144
+_RECEIVE = 65_536
 _ATTEMPTS = 3
 _MAX_ERROR_TEXT = 131_072
 _MAX_PRINT_BYTES = 4_194_304  # what a child keeps to is a quarter of it; a hostile one is cut off here
@@ -167,8 +167,8 @@ class Executor:
 
     async def _verdict(self, worker: Worker, parser: FrameParser) -> frames.Verdict:
         """The child's word on the source, taken only here: no user code has run in it yet."""
-        while data := await _receive(worker):
-            for kind, payload in parser.feed(data):
+        while (complete := await _receive(worker, parser)) is not None:
+            for kind, payload in complete:
                 if kind == frames.VERDICT:
                     return frames.decode_verdict(payload)
         raise WorkerError(
@@ -180,8 +180,8 @@ class Executor:
         self, worker: Worker, parser: FrameParser, task_id: str, emit: Emit
     ) -> bytes | memoryview | Failure:
         prints = printed = 0
-        while data := await _receive(worker):
-            for kind, payload in parser.feed(data):
+        while (complete := await _receive(worker, parser)) is not None:
+            for kind, payload in complete:
                 if kind == frames.RESULT:
                     messages.one_value(payload)
                     return payload
@@ -270,11 +270,24 @@ def _size(count: int) -> str:
     return f"{count / 1024:.1f} KB" if count < 1024 * 1024 else f"{count / 1024 / 1024:.1f} MB"
 
 
-async def _receive(worker: Worker) -> bytes:
-    try:
-        return await worker.sock.recv(_RECEIVE)
-    except ConnectionResetError:
-        return b""
+async def _receive(worker: Worker, parser: FrameParser) -> Iterator[tuple[int, bytes | memoryview]] | None:
+    """The frames that the next bytes complete; None when the worker has hung up.
+
+    On the plain socket: trio's own would try to read in vain first, and yield once more after a read that succeeds.
+    """
+    room = parser.room
+    while True:
+        await trio.lowlevel.wait_readable(worker.sock)
+        try:
+            if room is not None:
+                count = worker.sock.recv_into(room)
+                return parser.fill(count) if count else None
+            data = worker.sock.recv(_RECEIVE)
+            return parser.feed(data) if data else None
+        except BlockingIOError:
+            continue
+        except ConnectionResetError:
+            return None
 
 
 async def _send(worker: Worker, *parts: tuple[int, bytes | memoryview]) -> None:
@@ -285,7 +298,10 @@ async def _send(worker: Worker, *parts: tuple[int, bytes | memoryview]) -> None:
     started = False
     while buffers:
         try:
-            sent = await worker.sock.sendmsg(buffers)
+            sent = worker.sock.sendmsg(buffers)
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(worker.sock)
+            continue
         except (BrokenPipeError, ConnectionResetError):
             if started:
                 raise

@@ -15,8 +15,8 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -49,7 +49,7 @@ _THREADS_OFF: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL
 class Worker:
     """One child: its socket, and how to end it."""
 
-    def __init__(self, pid: int, sock: trio.socket.SocketType, pidfd: int | None, kill: _Killer) -> None:
+    def __init__(self, pid: int, sock: socket.socket, pidfd: int | None, kill: _Killer) -> None:
         self.pid = pid
         self.sock = sock
         self._pidfd = pidfd
@@ -95,6 +95,24 @@ class _Killer:
     def kill(self, pid: int) -> None:
         with suppress(OSError):
             self._control.send(records.RECORD.pack(records.KILL, pid, 0, 0))
+
+
+class Lease:
+    """The time in which a worker belongs to a task."""
+
+    def __init__(self, take: Callable[[], Awaitable[Worker]], refill: Callable[[], None]) -> None:
+        self._take = take
+        self._refill = refill
+        self._worker: Worker | None = None
+
+    async def __aenter__(self) -> Worker:
+        self._worker = await self._take()
+        return self._worker
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._worker is not None
+        self._worker.end()
+        self._refill()
 
 
 class Pool:
@@ -167,18 +185,12 @@ class Pool:
             log.warning("The zygote is gone, starting another in %.1fs", wait)
             await trio.sleep(wait)
 
-    @asynccontextmanager
-    async def lease(self) -> AsyncIterator[Worker]:
-        """One idle child, for one task. It is dead and gone when the block is left, however that happens.
+    def lease(self) -> Lease:
+        """One idle child, for one task: an async context manager. The child is dead and gone when the block is left.
 
-        Raises `WorkerError` when there is none within `LEASE_LIMIT` seconds.
+        Entering raises `WorkerError` when there is none within `LEASE_LIMIT` seconds.
         """
-        worker = await self._take()
-        try:
-            yield worker
-        finally:
-            worker.end()
-            self._refill()
+        return Lease(self._take, self._refill)
 
     async def _take(self) -> Worker:
         if not self._idle:
@@ -277,9 +289,7 @@ class Pool:
         sock = socket.socket(fileno=fds[0])
         sock.setblocking(False)
         assert self._control is not None
-        worker = Worker(
-            pid, trio.socket.from_stdlib_socket(sock), fds[1] if len(fds) > 1 else None, _Killer(self._control)
-        )
+        worker = Worker(pid, sock, fds[1] if len(fds) > 1 else None, _Killer(self._control))
         self._children[pid] = worker
         self._idle.append(worker)
         if self._waiting:

@@ -160,7 +160,7 @@ async def _sibling(bench: Bench, secret: str) -> AsyncIterator[int]:
         task = frames.encode(frames.Run("return 1", False, b"null"))
         part = f'[{{"json": "{secret}'.encode()
         data = frames.header(frames.RUN, len(task)) + task + frames.header(frames.ITEMS, 100_000) + part
-        await worker.sock.send(data)
+        worker.sock.send(data)
         yield worker.pid
 
 

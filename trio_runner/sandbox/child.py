@@ -10,6 +10,7 @@ import _socket
 import _thread
 import gc
 import marshal
+import mmap
 import os
 import sys
 from types import CodeType
@@ -111,7 +112,7 @@ def rehearse(policy: Policy) -> None:
         theirs.close()
 
 
-def _receive(sock: _socket.socket, prepared: Prepared) -> tuple[Run, CodeType, bytes | bytearray] | None:
+def _receive(sock: _socket.socket, prepared: Prepared) -> tuple[Run, CodeType, bytes | mmap.mmap] | None:
     """The task, its code and its items; None when the runner hangs up, or the source was refused."""
     reader = frames.FrameReader(sock)
     compiled: CodeType | None = None
@@ -134,7 +135,7 @@ def _receive(sock: _socket.socket, prepared: Prepared) -> tuple[Run, CodeType, b
     return run, code, items[1]
 
 
-def _run(sock: _socket.socket, prepared: Prepared, run: Run, code: CodeType, items: bytes | bytearray) -> None:
+def _run(sock: _socket.socket, prepared: Prepared, run: Run, code: CodeType, items: bytes | mmap.mmap) -> None:
     sys.stdout, sys.stderr = prepared.stdout, prepared.stderr
     prepared.attach(sock)
     index: list[int] = []
@@ -149,7 +150,7 @@ def _run(sock: _socket.socket, prepared: Prepared, run: Run, code: CodeType, ite
     prepared.send(kind, payload, last=True)
 
 
-def _result(prepared: Prepared, run: Run, code: CodeType, items: bytes | bytearray, index: list[int]) -> bytes:
+def _result(prepared: Prepared, run: Run, code: CodeType, items: bytes | mmap.mmap, index: list[int]) -> bytes:
     """Runs the program and returns the JSON of what it returned. ``index`` is told which item is under way."""
     parsed = _parse(items)
     query = _parse(run.query)
@@ -191,13 +192,13 @@ def _call(prepared: Prepared, code: CodeType, inputs: dict[str, Any]) -> object:
     return function(*inputs.values()) if function.__code__.co_argcount else function()
 
 
-def _parse(data: bytes | bytearray) -> Any:
+def _parse(data: bytes | mmap.mmap) -> Any:
     try:
         return msgspec.json.decode(data)
     except msgspec.DecodeError:
         import json  # numbers beyond a double, and whatever else only the standard library reads
 
-        return json.loads(data)
+        return json.loads(bytes(data))
 
 
 def _failure_bytes(prepared: Prepared, error: BaseException, source: str, index: list[int]) -> bytes:

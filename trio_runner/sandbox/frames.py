@@ -6,7 +6,9 @@ reads: `FrameParser` bounds every length, and what a payload claims is checked w
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -28,6 +30,9 @@ RESULT: Final = 18  # one JSON value
 FAILURE: Final = 19  # Failure
 
 _SMALL: Final = 8_388_608
+BIG: Final = 262_144
+"""Bytes from which on a payload gets memory of its own, where it is received without a copy."""
+_HUGE_PAGE: Final = 2_097_152
 
 
 def limits_from_child(max_payload: int) -> dict[int, int]:
@@ -100,9 +105,30 @@ class FrameParser:
     def __init__(self, limits: Mapping[int, int]) -> None:
         self._limits = limits
         self._buffer = bytearray()
+        self._big: mmap.mmap | None = None
+        self._big_kind = 0
+        self._filled = 0
+
+    @property
+    def room(self) -> memoryview | None:
+        """Where the next bytes belong when a large payload has begun: receive there, and say so with `fill`."""
+        return memoryview(self._big)[self._filled :] if self._big is not None else None
+
+    def fill(self, count: int) -> Iterator[tuple[int, bytes | memoryview]]:
+        """``count`` bytes were received into `room`. Yields the frame that they complete."""
+        assert self._big is not None
+        self._filled += count
+        if self._filled == len(self._big):
+            payload, self._big = memoryview(self._big), None
+            yield self._big_kind, payload
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes | memoryview]]:
         """Takes bytes and yields the frames that they complete. Raises `FrameError`; the stream is then useless."""
+        if self._big is not None:
+            part = data[: len(self._big) - self._filled]
+            self._big[self._filled : self._filled + len(part)] = part
+            yield from self.fill(len(part))
+            data = data[len(part) :]
         self._buffer += data
         while len(self._buffer) >= HEADER_SIZE:
             kind = self._buffer[0]
@@ -114,6 +140,10 @@ class FrameParser:
                 raise FrameError(f"a frame of {length} bytes is beyond the limit of {limit}")
             end = HEADER_SIZE + length
             if len(self._buffer) < end:
+                if length >= BIG:
+                    self._big, self._big_kind, self._filled = memory_for(length), kind, len(self._buffer) - HEADER_SIZE
+                    self._big[: self._filled] = self._buffer[HEADER_SIZE:]
+                    self._buffer = bytearray()
                 return
             if len(self._buffer) == end:
                 # the usual case, and the one that matters for a big result: handed over without a copy
@@ -126,6 +156,18 @@ class FrameParser:
                 yield kind, copied
 
 
+def memory_for(length: int) -> mmap.mmap:
+    """Memory for a large payload: zero pages until something is written to them, in huge pages where there are any.
+
+    An array of bytes would be filled with zeros first, page by page, whatever of it the other side then sends.
+    """
+    memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if length >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
 class FrameReader:
     """The child's end: blocking reads from a runner that is trusted."""
 
@@ -133,7 +175,7 @@ class FrameReader:
         self._sock = sock
         self._buffer = b""
 
-    def next(self) -> tuple[int, bytes | bytearray] | None:
+    def next(self) -> tuple[int, bytes | mmap.mmap] | None:
         """The next frame, or None when the runner has hung up."""
         while len(self._buffer) < HEADER_SIZE:
             data = self._sock.recv(65536)
@@ -146,7 +188,7 @@ class FrameReader:
         if len(self._buffer) >= end:
             payload, self._buffer = self._buffer[HEADER_SIZE:end], self._buffer[end:]
             return kind, payload
-        big = bytearray(length)
+        big = memory_for(length)
         have = len(self._buffer) - HEADER_SIZE
         big[:have] = self._buffer[HEADER_SIZE:]
         self._buffer = b""
