@@ -24,7 +24,7 @@ _HELD: Final = 5
 _LARGE: Final = 5_000_000
 """Bytes from which on a payload gets no warm-up."""
 _HUGE: Final = 50_000_000
-"""Bytes from which on once is enough, and once is all that others than ours get."""
+"""Bytes from which on once is enough."""
 _LEAST: Final = 3
 """Samples of a payload, so that the median is not the one that went wrong."""
 _KEPT: Final = 300
@@ -43,6 +43,10 @@ class Bench(msgspec.Struct):
     def wants(self, *parts: str) -> bool:
         """Whether any of these parts was chosen."""
         return not self.parts.isdisjoint(parts)
+
+    def rounds_of(self, planned: int, subject: Subject) -> int:
+        """In how many rounds something slow is done: with others than ours only once, they are there for context."""
+        return planned if subject.name == OURS else min(1, planned)
 
     def record(self, figure: str, subject: str, samples: list[float], /, **params: str | int) -> None:
         """Adds samples to the round under way."""
@@ -67,7 +71,7 @@ def measure_tasks(bench: Bench, subject: Subject) -> None:
             _measure_load(bench, runner, concurrency=1)
         if bench.wants("throughput"):
             _measure_load(bench, runner, concurrency=5)
-        if bench.wants("idle") and bench.turn < bench.plan.idle_rounds:
+        if bench.wants("idle") and bench.turn < bench.rounds_of(bench.plan.idle_rounds, subject):
             _measure_idle(bench, runner)
 
 
@@ -77,7 +81,8 @@ def measure_wide(bench: Bench, subject: Subject) -> None:
         _warm_up(bench, runner.session)
         if bench.wants("throughput"):
             _measure_load(bench, runner, concurrency=20)
-        if bench.wants("memory") and bench.turn < bench.plan.idle_rounds and subject.name != IN_PROCESS:
+        idle_rounds = bench.rounds_of(bench.plan.idle_rounds, subject)
+        if bench.wants("memory") and bench.turn < idle_rounds and subject.name != IN_PROCESS:
             _measure_task_memory(bench, runner)
 
 
@@ -91,8 +96,7 @@ def measure_payload(bench: Bench, subject: Subject) -> None:
                 batch = _repeat(bench, runner.session, task)
                 bench.record("items", subject.name, batch.milliseconds, items=count, mode=mode)
     for size in bench.plan.echo:
-        if size < _HUGE or bench.turn == 0 or subject.name == OURS:
-            _measure_echo(bench, subject, size)
+        _measure_echo(bench, subject, size)
 
 
 def measure_pandas(bench: Bench, subject: Subject) -> None:
@@ -256,7 +260,8 @@ class Phase(msgspec.Struct, frozen=True):
 
     def applies(self, bench: Bench, subject: Subject) -> bool:
         """Whether there is something to do for this subject in this round."""
-        rounds = 1 if self.once else bench.plan.heavy_rounds if self.heavy else bench.plan.rounds
+        heavy = bench.rounds_of(bench.plan.heavy_rounds, subject)
+        rounds = 1 if self.once else heavy if self.heavy else bench.plan.rounds
         return (
             bench.wants(*self.parts)
             and bench.turn < rounds

@@ -30,18 +30,20 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     task_seconds: float
     """For each of latency and throughput, in each round."""
     heavy_rounds: int
-    """Rounds with large payloads."""
+    """Rounds with large payloads; of others than ours only the first."""
     echo: tuple[int, ...]
     items: tuple[int, ...]
     heavy_seconds: float
     """For each size of payload."""
     idle_rounds: int
+    """Rounds with an idle runner; of others than ours only the first."""
     hold_seconds: float = 2.0
     """How long the tasks sleep whose memory is read; half of it is left for them to start."""
     idle_seconds: float
     """An offer lives for 5 s, so less than that misses its renewal."""
     growth_tasks: int
     growth_windows: int = 10
+    message_heavy_rounds: int = 2
     message_sizes: tuple[int, ...] = (1, 1000, 100_000)
     message_seconds: float = 0.005
     """For each message, codec and direction, in each round."""
@@ -51,7 +53,7 @@ FULL: Final = Plan(
     rounds=5,
     unit_starts=3,
     task_seconds=1.5,
-    heavy_rounds=2,
+    heavy_rounds=3,
     echo=(100_000, 1_000_000, 10_000_000, 100_000_000),
     items=(1, 1000, 100_000),
     heavy_seconds=1.0,

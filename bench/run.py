@@ -111,7 +111,7 @@ def measure(mode: Mode, chosen: plan.Plan, parts: frozenset[str], subjects: Sequ
             vocabulary.measure(
                 run,
                 rounds=chosen.rounds,
-                heavy_rounds=chosen.heavy_rounds,
+                heavy_rounds=chosen.message_heavy_rounds,
                 sizes=chosen.message_sizes,
                 batch_seconds=chosen.message_seconds,
             )

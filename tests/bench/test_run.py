@@ -90,6 +90,8 @@ def applying(turn: int, subject: str, **sizes: int) -> set[str]:
 def test_heavy_phases_come_in_the_first_rounds_only() -> None:
     assert "payload" in applying(1, OURS, heavy_rounds=2)
     assert "payload" not in applying(2, OURS, heavy_rounds=2)
+    assert "payload" in applying(0, "another runner", heavy_rounds=2)
+    assert "payload" not in applying(1, "another runner", heavy_rounds=2)
     assert "growth" in applying(0, OURS)
     assert "growth" not in applying(1, OURS)
 
