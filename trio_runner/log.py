@@ -39,6 +39,9 @@ def configure(level: str = "INFO", *, no_color: bool = False, stream: TextIO | N
     root = logging.getLogger(_ROOT)
     root.handlers[:] = [handler]
     root.propagate = False
+    # what no record of ours shows: looking for it would take longer than writing the record
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # the documented way to skip the search for the caller
     root.setLevel(level.upper() if level.upper() in _COLOURS else "INFO")
 
 

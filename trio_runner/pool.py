@@ -40,6 +40,8 @@ EXIT_LIMIT = 5.0
 """Seconds to wait for the exit status of a child that has hung up."""
 _HEALTHY_AFTER = 30.0
 _INT = array.array("i").itemsize
+Record = tuple[int, int, int, int, list[int]]
+"""Kind, pid, status, length of a payload, descriptors."""
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 _THREADS_OFF: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -230,11 +232,12 @@ class Pool:
                 process = _start(theirs, self._environment)
             ours.setblocking(False)
             control = trio.socket.from_stdlib_socket(ours)
+            stream = _Records(ours)
             try:
                 setup = msgspec.msgpack.encode(self._setup)
                 with trio.move_on_after(START_LIMIT) as limit:
                     await _send_all(control, records.RECORD.pack(0, 0, 0, len(setup)) + setup)
-                    self.report = await _read_report(control)
+                    self.report = await _read_report(control, stream)
                 if limit.cancelled_caught:
                     raise StartError(f"The zygote was not ready within {START_LIMIT:.0f} seconds")
                 assert self.report is not None
@@ -244,18 +247,18 @@ class Pool:
                 self._control = ours
                 self._refill()
                 task_status.started()
-                await self._listen(control)
+                await self._listen(stream)
             finally:
                 self._forget_all()
                 control.close()
                 await _stop(process)
 
-    async def _listen(self, control: trio.socket.SocketType) -> None:
+    async def _listen(self, stream: _Records) -> None:
         """Takes the zygote's records until it is gone or does not answer."""
         while True:
             due = self._requested_at + FORK_LIMIT if self._requested else math.inf
             with trio.CancelScope(deadline=due) as self._patience:  # `_refill` gives it a deadline when it asks
-                received = await _read_record(control)
+                received = await stream.next()
             if self._patience.cancelled_caught:
                 log.error("The zygote has not answered for %.0fs, replacing it", FORK_LIMIT)
                 return
@@ -390,32 +393,47 @@ async def _send_all(control: trio.socket.SocketType, data: bytes) -> None:
         view = view[await control.send(view) :]
 
 
-async def _read_record(control: trio.socket.SocketType) -> tuple[int, int, int, int, list[int]] | None:
-    """One record as (kind, pid, status, payload length, descriptors), or None at the end of the stream."""
-    data = b""
-    fds: list[int] = []
-    while len(data) < records.RECORD.size:
-        try:
-            more, ancillary, _, _ = await control.recvmsg(
-                records.RECORD.size - len(data), socket.CMSG_SPACE(2 * _INT), _CLOEXEC
-            )
-        except ConnectionResetError:
-            more = b""
-            ancillary = []
-        if not more:
-            for fd in fds:
-                os.close(fd)
-            return None
-        data += more
-        for level, kind, payload in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds += memoryview(payload[: len(payload) - len(payload) % _INT]).cast("i").tolist()
-    kind, pid, status, length = records.RECORD.unpack(data)
-    return kind, pid, status, length, fds
+class _Records:
+    """The zygote's records as they come. One at a time is read: the descriptors that come with it are its own."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._data = b""
+        self._fds: list[int] = []
+
+    async def next(self) -> Record | None:
+        """The next record, or None at the end of the stream."""
+        while True:
+            try:
+                return self.waiting()
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._control)
+
+    def waiting(self) -> Record | None:
+        """The next record if it is there; raises BlockingIOError when it is not."""
+        while len(self._data) < records.RECORD.size:
+            try:
+                more, ancillary, _, _ = self._control.recvmsg(
+                    records.RECORD.size - len(self._data), socket.CMSG_SPACE(2 * _INT), _CLOEXEC
+                )
+            except ConnectionResetError:
+                more, ancillary = b"", []
+            if not more:
+                for fd in self._fds:
+                    os.close(fd)
+                self._fds = []
+                return None
+            self._data += more
+            for level, kind, payload in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    self._fds += memoryview(payload[: len(payload) - len(payload) % _INT]).cast("i").tolist()
+        kind, pid, status, length = records.RECORD.unpack(self._data)
+        fds, self._data, self._fds = self._fds, b"", []
+        return kind, pid, status, length, fds
 
 
-async def _read_report(control: trio.socket.SocketType) -> records.Report:
-    record = await _read_record(control)
+async def _read_report(control: trio.socket.SocketType, stream: _Records) -> records.Report:
+    record = await stream.next()
     if record is None or record[0] != records.READY:
         raise StartError("The zygote ended before it was ready; its own error stands above")
     payload = b""

@@ -6,6 +6,7 @@ Owns the wire tags, the field names and the decoding of one frame. Must not know
 
 from __future__ import annotations
 
+import codecs
 import re
 import struct
 from typing import Any, Final, Literal, TypeVar
@@ -383,6 +384,9 @@ encode = _encoder.encode
 
 M = TypeVar("M")
 
+_PIECE: Final = 262_144
+_utf8_decoder: Final = codecs.getincrementaldecoder("utf-8")
+
 _first_byte = struct.Struct("c").unpack_from  # half the time of a memoryview
 _UNREADABLE: Final = (UnicodeError, msgspec.DecodeError, RecursionError)
 
@@ -428,12 +432,24 @@ def one_value(data: bytes | bytearray | memoryview) -> Raw:
     Raises ``msgspec.DecodeError`` or ``UnicodeDecodeError``, never anything else: the child is not trusted, and a
     thousand opening brackets must not end more than its own task.
     """
-    str(data, "utf-8")
+    _check_utf8(data)
     try:
         msgspec.json.decode(data, type=Raw)
     except RecursionError:
         raise msgspec.DecodeError("The JSON is nested too deeply") from None
     return Raw(data)
+
+
+def _check_utf8(data: bytes | bytearray | memoryview) -> None:
+    """Piece by piece: the text of a large result is not needed, and its pages would cost more than the check."""
+    if len(data) <= _PIECE:
+        str(data, "utf-8")
+        return
+    decode = _utf8_decoder().decode
+    view = memoryview(data)
+    for start in range(0, len(view), _PIECE):
+        decode(view[start : start + _PIECE])
+    decode(b"", True)
 
 
 def _decode(decoder: msgspec.json.Decoder[M], frame: str | bytes) -> M:
