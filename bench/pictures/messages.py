@@ -64,7 +64,7 @@ def _shares(run: Run, name: str, groups: list[Codecs]) -> Picture | None:
         drawn.axes.set_yticks(places, [group.label.replace(" ", "\n", 1) for group in groups])
         drawn.axes.set_ylim(place - 0.9, -0.7)
         drawn.axes.set_xlim(0, longest * 1.38)
-        drawn.axes.set_xticks([0, 25, 50, 75, 100], ["0", "25 %", "50 %", "75 %", "100 %"])
+        drawn.axes.set_xticks([0, 50, 100], ["0", "50 %", "100 %"])
     return Picture(drawn.svg, (*known.values(), _bare(run)))
 
 

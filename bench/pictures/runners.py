@@ -15,6 +15,7 @@ from bench.pictures.strokes import (
     Text,
     band,
     by_subject,
+    few_ticks,
     grouped,
     line,
     logarithmic_x,
@@ -215,7 +216,7 @@ def webhook(run: Run) -> Picture | None:
             )
         row_axis(drawn.axes, [one.subject.replace(" ", "\n", 1) for one in workflows])
         drawn.axes.set_xlim(left=0)
-        drawn.axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} ms")
+        few_ticks(drawn.axes, duration)
     return Picture(drawn.svg)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.numerals import count
-from bench.pictures.canvas import Mark, colour, marks, sheet
+from bench.pictures.canvas import Mark, Sheet, colour, marks, sheet
 from bench.results import Param, Run, Series
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ def stacked(
                 drawn.axes.barh(row, length, 0.55, left, color=colour(mark.colour), alpha=alpha, linewidth=0)
                 left += length
             label(drawn.axes, left, row, text(totals.get(mark.subject, left)))
-        _rows(drawn.axes, known, parts)
-        drawn.axes.xaxis.set_major_formatter(lambda value, _: text(value) if value else "0")
+        _rows(drawn, known, parts)
+        few_ticks(drawn.axes, text)
     return Picture(drawn.svg)
 
 
@@ -131,8 +131,8 @@ def grouped(name: str, known: dict[str, Mark], parts: dict[str, dict[str, float]
                 if (length := values_of.get(mark.subject)) is not None:
                     drawn.axes.barh(row + place, length, 0.34, color=colour(mark.colour), alpha=alpha, linewidth=0)
                     label(drawn.axes, length, row + place, text(length))
-        _rows(drawn.axes, known, parts)
-        drawn.axes.xaxis.set_major_formatter(lambda value, _: text(value) if value else "0")
+        _rows(drawn, known, parts)
+        few_ticks(drawn.axes, text)
     return Picture(drawn.svg)
 
 
@@ -145,11 +145,19 @@ def row_axis(axes: Axes, labels: Sequence[str]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _rows(axes: Axes, known: dict[str, Mark], parts: Iterable[str]) -> None:
-    row_axis(axes, [subject.replace(", ", ",\n") for subject in known])
+def few_ticks(axes: Axes, text: Text) -> None:
+    """A linear axis from zero, with room for its words on a phone."""
+    axes.locator_params(axis="x", nbins=5)
+    axes.xaxis.set_major_formatter(lambda value, _: text(value) if value else "0")
+
+
+def _rows(drawn: Sheet, known: dict[str, Mark], parts: Iterable[str]) -> None:
+    row_axis(drawn.axes, [subject.replace(", ", ",\n") for subject in known])
     solid, pale = parts
-    axes.set_title(f"solid: {solid} · pale: {pale}", loc="left", color=colour("quiet"))
-    axes.set_xlim(0, axes.get_xlim()[1] * 1.12)  # room for the words at the end of the longest bar
+    words = f"solid: {solid} · pale: {pale}"
+    # of the whole figure, since the axes begin behind names of any length
+    drawn.figure.suptitle(words, x=0.01, ha="left", fontsize=8.6, color=colour("quiet"))
+    drawn.axes.set_xlim(0, drawn.axes.get_xlim()[1] * 1.12)  # room for the words at the end of the longest bar
 
 
 def label(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:

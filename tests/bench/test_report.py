@@ -317,9 +317,10 @@ def test_a_text_without_markers_is_left_alone(tmp_path: Path) -> None:
     assert readme.read_text() == "nothing to fill"
 
 
-def test_the_readme_takes_full_runs_only(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="quick"):
-        report.fill_readme(full_run("quick"), tmp_path / "README.md")
+def test_the_readme_takes_full_runs_of_all_parts_only(tmp_path: Path) -> None:
+    for run in (full_run("quick"), make_run()):
+        with pytest.raises(ValueError, match=f"all parts; this is a {run.mode} one"):
+            report.fill_readme(run, tmp_path / "README.md")
 
 
 def test_the_benchmark_s_readme_has_the_markers_once() -> None:
