@@ -21,7 +21,6 @@ from msgspec import Raw
 from trio_runner.errors import WorkerError
 from trio_runner.log import get_logger
 from trio_runner.pool import Pool, Worker
-from trio_runner.protocol import messages
 from trio_runner.protocol.messages import (
     EACH_ITEM,
     ErrorBody,
@@ -33,6 +32,7 @@ from trio_runner.protocol.messages import (
     TaskResult,
     TaskSettings,
 )
+from trio_runner.protocol.raw import one_value
 from trio_runner.protocol.session import task_error
 from trio_runner.sandbox import frames
 from trio_runner.sandbox.frames import Failure, FrameError, FrameParser
@@ -183,7 +183,7 @@ class Executor:
         while (complete := await _receive(worker, parser)) is not None:
             for kind, payload in complete:
                 if kind == frames.RESULT:
-                    messages.one_value(payload)
+                    one_value(payload)
                     return payload
                 if kind == frames.FAILURE:
                     return frames.decode_failure(payload)

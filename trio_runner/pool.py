@@ -36,6 +36,10 @@ FORK_LIMIT = 10.0
 """Seconds after which an unanswered fork request means that the zygote hangs."""
 LEASE_LIMIT = 30.0
 """Seconds that a task waits for a worker before it fails."""
+PING_AFTER = 15.0
+"""Seconds of silence after which the zygote is asked whether it is there."""
+QUIET = 0.05
+"""Seconds without a task's end after which the last few missing workers are made."""
 EXIT_LIMIT = 5.0
 """Seconds to wait for the exit status of a child that has hung up."""
 _HEALTHY_AFTER = 30.0
@@ -142,6 +146,7 @@ class Pool:
         self._requested_at = math.inf
         self._waiting = 0
         self._idle_deaths = 0
+        self._top_up_at = self._ping_at = self._pinged_at = math.inf
         self._patience = trio.CancelScope()
         self._arrival = trio.Event()
         self._control: socket.socket | None = None
@@ -212,18 +217,52 @@ class Pool:
         self._idle_deaths = 0
         return self._idle.popleft()
 
+    @property
+    def _missing(self) -> int:
+        return self._idle_target + self._waiting - len(self._idle) - self._requested
+
     def _refill(self) -> None:
-        wanted = self._idle_target + self._waiting - len(self._idle) - self._requested
-        if wanted <= 0 or self._control is None:
+        """Sees to the missing workers: at once when somebody waits or half are missing, else in a quiet moment.
+
+        Forks in a row cost the zygote half of what they cost one by one, and most tasks have the processors to
+        themselves: with one task at a time the median is a fifth lower.
+        """
+        if self._missing <= 0:
+            return
+        if self._waiting or not self._idle or self._missing > self._idle_target // 2:
+            self._ask_for_workers()
+        else:
+            self._top_up_at = trio.current_time() + QUIET
+            self._patience.deadline = self._next_look()
+
+    def _ask_for_workers(self) -> None:
+        missing = self._missing
+        if missing <= 0 or self._control is None:
             return
         try:
-            self._control.send(records.RECORD.pack(records.FORK, wanted, 0, 0))
+            self._control.send(records.RECORD.pack(records.FORK, missing, 0, 0))
         except OSError:
             return  # dead or not reading: `_listen` notices and replaces it
         if self._requested == 0:
             self._requested_at = trio.current_time()
-            self._patience.deadline = self._requested_at + FORK_LIMIT
-        self._requested += wanted
+        self._requested += missing
+        self._top_up_at = math.inf
+        self._patience.deadline = self._next_look()
+
+    def _next_look(self) -> float:
+        """When `_listen` has something to do though the zygote says nothing."""
+        return min(self._answer_due(), self._top_up_at, self._ping_at)
+
+    def _answer_due(self) -> float:
+        asked = min(self._requested_at if self._requested else math.inf, self._pinged_at)
+        return asked + FORK_LIMIT
+
+    def _ping(self, now: float) -> None:
+        """A zygote that was stopped, or hangs, is noticed also while nobody needs it."""
+        assert self._control is not None
+        with suppress(OSError):  # not reading any more: then there will be no answer either
+            self._control.send(records.RECORD.pack(records.PING, 0, 0, 0))
+        self._pinged_at, self._ping_at = now, math.inf
 
     async def _one_zygote(self, task_status: trio.TaskStatus[None]) -> None:
         ours, theirs = socket.socketpair()
@@ -232,38 +271,53 @@ class Pool:
                 process = _start(theirs, self._environment)
             ours.setblocking(False)
             control = trio.socket.from_stdlib_socket(ours)
-            stream = _Records(ours)
             try:
                 setup = msgspec.msgpack.encode(self._setup)
                 with trio.move_on_after(START_LIMIT) as limit:
                     await _send_all(control, records.RECORD.pack(0, 0, 0, len(setup)) + setup)
-                    self.report = await _read_report(control, stream)
+                    self.report = await _read_report(control, _Records(ours))
                 if limit.cancelled_caught:
                     raise StartError(f"The zygote was not ready within {START_LIMIT:.0f} seconds")
                 assert self.report is not None
                 _check_layers(self.report, self._setup)
                 for name, reason in self.report.not_preloaded.items():
                     log.warning("Module %s is allowed but cannot be imported here: %s", name, reason)
-                self._control = ours
-                self._refill()
-                task_status.started()
-                await self._listen(stream)
+                await self._serve_zygote(ours, task_status)
             finally:
                 self._forget_all()
                 control.close()
                 await _stop(process)
 
+    async def _serve_zygote(
+        self, control: socket.socket, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """A zygote is ready on the other end: asks it for workers, until it is gone or does not answer."""
+        stream = _Records(control)
+        self._control = control
+        self._pinged_at, self._ping_at = math.inf, trio.current_time() + PING_AFTER
+        self._refill()
+        task_status.started()
+        await self._listen(stream)
+
     async def _listen(self, stream: _Records) -> None:
         """Takes the zygote's records until it is gone or does not answer."""
         while True:
-            due = self._requested_at + FORK_LIMIT if self._requested else math.inf
-            with trio.CancelScope(deadline=due) as self._patience:  # `_refill` gives it a deadline when it asks
+            with trio.CancelScope(deadline=self._next_look()) as self._patience:  # which moves with every request
                 received = await stream.next()
+            now = trio.current_time()
             if self._patience.cancelled_caught:
-                log.error("The zygote has not answered for %.0fs, replacing it", FORK_LIMIT)
-                return
+                if now >= self._answer_due():
+                    log.error("The zygote has not answered for %.0fs, replacing it", FORK_LIMIT)
+                    return
+                if now >= self._top_up_at:
+                    self._top_up_at = math.inf
+                    self._ask_for_workers()
+                if now >= self._ping_at:
+                    self._ping(now)
+                continue
             if received is None:
                 return
+            self._pinged_at, self._ping_at = math.inf, now + PING_AFTER
             kind, pid, status, _, fds = received
             if kind == records.CHILD and fds:
                 self._add(pid, fds)

@@ -62,8 +62,8 @@ from trio_runner.protocol.messages import (
     decode_from_runner,
     decode_to_requester,
     encode,
-    one_value,
 )
+from trio_runner.protocol.raw import one_value
 
 DECODERS: dict[str, Callable[[str | bytes], Any]] = {
     "brokerToRunner": decode_from_broker,

@@ -6,7 +6,6 @@ Owns the wire tags, the field names and the decoding of one frame. Must not know
 
 from __future__ import annotations
 
-import codecs
 import re
 import struct
 from typing import Any, Final, Literal, TypeVar
@@ -380,12 +379,9 @@ _envelope_decoder = msgspec.json.Decoder(_Envelope)
 _encoder = msgspec.json.Encoder()
 
 encode = _encoder.encode
-"""Encodes any message to UTF-8 JSON bytes. Raw fields are copied as they are: validate them first (`one_value`)."""
+"""Encodes any message to UTF-8 JSON bytes. Raw fields are copied as they are: check them first (`raw.one_value`)."""
 
 M = TypeVar("M")
-
-_PIECE: Final = 262_144
-_utf8_decoder: Final = codecs.getincrementaldecoder("utf-8")
 
 _first_byte = struct.Struct("c").unpack_from  # half the time of a memoryview
 _UNREADABLE: Final = (UnicodeError, msgspec.DecodeError, RecursionError)
@@ -423,33 +419,6 @@ def decode_from_requester(frame: str | bytes) -> RequesterMessage:
 def decode_to_requester(frame: str | bytes) -> ToRequesterMessage:
     """Decodes one message to a requester; raises `Refused`."""
     return _decode(_to_requester_decoder, frame)
-
-
-def one_value(data: bytes | bytearray | memoryview) -> Raw:
-    """``data`` as `Raw` after a check that it is exactly one JSON value in valid UTF-8.
-
-    Whatever a child sent goes into a message of ours as text: a value such as ``[]},"taskId":"other"`` must not pass.
-    Raises ``msgspec.DecodeError`` or ``UnicodeDecodeError``, never anything else: the child is not trusted, and a
-    thousand opening brackets must not end more than its own task.
-    """
-    _check_utf8(data)
-    try:
-        msgspec.json.decode(data, type=Raw)
-    except RecursionError:
-        raise msgspec.DecodeError("The JSON is nested too deeply") from None
-    return Raw(data)
-
-
-def _check_utf8(data: bytes | bytearray | memoryview) -> None:
-    """Piece by piece: the text of a large result is not needed, and its pages would cost more than the check."""
-    if len(data) <= _PIECE:
-        str(data, "utf-8")
-        return
-    decode = _utf8_decoder().decode
-    view = memoryview(data)
-    for start in range(0, len(view), _PIECE):
-        decode(view[start : start + _PIECE])
-    decode(b"", True)
 
 
 def _decode(decoder: msgspec.json.Decoder[M], frame: str | bytes) -> M:

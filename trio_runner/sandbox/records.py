@@ -39,11 +39,13 @@ RECORD: Final = struct.Struct("<BiiI")
 # runner to zygote
 FORK: Final = 1  # pid: how many
 KILL: Final = 2  # pid: which
+PING: Final = 3  # answered by PONG
 # zygote to runner
 READY: Final = 16  # payload: Report
 CHILD: Final = 17  # pid, with the task socket and, on Linux, a pidfd
 EXIT: Final = 18  # pid, wait status
 FORK_FAILED: Final = 19  # status: errno
+PONG: Final = 20
 
 
 class Setup(msgspec.Struct, frozen=True):

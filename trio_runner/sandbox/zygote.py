@@ -45,6 +45,8 @@ from trio_runner.sandbox.records import (
     FORK_FAILED,
     KILL,
     OFF,
+    PING,
+    PONG,
     READY,
     RECORD,
     UNAVAILABLE,
@@ -151,6 +153,8 @@ class Zygote:
         elif kind == KILL and number in self._alive:
             # not reaped yet, so the number is still this child's
             _kill_group(number)
+        elif kind == PING:
+            self._control.sendall(RECORD.pack(PONG, 0, 0, 0))
 
     def _fork(self) -> None:
         try:
