@@ -53,6 +53,7 @@ def throughput(run: Run) -> str | None:
     for figure_name, subject, params, words in (
         ("exchange_rate", BARE_TRIO, {"concurrency": 5}, "bare exchange"),
         ("fork_rate", MACHINE, {"in_flight": 5}, "bare fork"),
+        ("fork_lean_rate", MACHINE, {"in_flight": 5}, "lean fork"),
     ):
         if (floor := run.find(figure_name, subject, **params)) is not None:
             clauses.append(f"{ratio(ours, floor):.0%} of the {words}'s {figure(floor.median)}")

@@ -1,7 +1,7 @@
 """What no runner can beat: the same five messages without a task, a fork without a program, the JSON without a runner.
 
 Each floor is a program of its own, started like a runner or run to its end: ``python -m bench.floors exchange-trio``,
-``exchange-asyncio``, ``fork``, ``json``. The last two print their samples as JSON.
+``exchange-asyncio``, ``fork``, ``fork-lean``, ``json``. The last three print their samples as JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -50,9 +49,12 @@ class ForkSamples(msgspec.Struct):
     milliseconds: list[float]
 
 
-def run_fork(in_flight: int, seconds: float) -> ForkSamples:
-    """Forks per second of a process with our zygote's modules; each child exits at once."""
-    return msgspec.json.decode(_run("fork", in_flight, seconds), type=ForkSamples)
+def run_fork(in_flight: int, seconds: float, *, lean: bool = False) -> ForkSamples:
+    """Forks per second of a process with our zygote's modules; each child exits at once.
+
+    As any Python program forks; or ``lean`` as our zygote does, without what threading's hook does in each child.
+    """
+    return msgspec.json.decode(_run("fork-lean" if lean else "fork", in_flight, seconds), type=ForkSamples)
 
 
 def run_json(size: int, seconds: float) -> list[float]:
@@ -129,6 +131,13 @@ def _broker() -> tuple[str, int]:
     return parts.hostname, parts.port
 
 
+def _fork_lean(in_flight: int, seconds: float) -> None:
+    from trio_runner.sandbox.zygote import spare_children_the_thread_hook
+
+    spare_children_the_thread_hook()
+    _fork(in_flight, seconds)
+
+
 def _fork(in_flight: int, seconds: float) -> None:
     """The zygote's own modules and heap, without its sockets and without what it does to a child."""
     from trio_runner.sandbox import child, lockdown, probe, records
@@ -187,9 +196,9 @@ def main(arguments: list[str]) -> None:
             _exchange_trio()
         case ["exchange-asyncio"]:
             _exchange_asyncio()
-        case ["fork" | "json" as name, number, seconds]:
-            program: Callable[[], None] = partial({"fork": _fork, "json": _json}[name], int(number), float(seconds))
-            program()
+        case ["fork" | "fork-lean" | "json" as name, number, seconds]:
+            programs: dict[str, Callable[[int, float], None]] = {"fork": _fork, "fork-lean": _fork_lean, "json": _json}
+            programs[name](int(number), float(seconds))
         case _:
             raise SystemExit(__doc__)
 

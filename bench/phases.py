@@ -143,6 +143,8 @@ def measure_floors(bench: Bench) -> None:
         thinned = forks.milliseconds[:: max(1, len(forks.milliseconds) // _KEPT)]
         bench.record("fork", MACHINE, thinned, in_flight=in_flight)
         bench.record("fork_rate", MACHINE, [forks.rate], in_flight=in_flight)
+        lean = floors.run_fork(in_flight, bench.plan.task_seconds / 2, lean=True)
+        bench.record("fork_lean_rate", MACHINE, [lean.rate], in_flight=in_flight)
     if bench.turn < bench.plan.heavy_rounds:
         for size in bench.plan.echo:
             samples = floors.run_json(size, bench.plan.heavy_seconds / 4)

@@ -51,6 +51,7 @@ UNITS: Final = {
     "exchange": "ms",  # concurrency: the five messages of a task, answered with constant bytes
     "exchange_rate": "tasks/s",  # concurrency
     "fork_rate": "forks/s",  # in_flight: fork of the preloaded zygote, _exit(0), wait
+    "fork_lean_rate": "forks/s",  # in_flight: the same without threading's hook, as our zygote forks
     "fork": "ms",  # in_flight
     "json": "ms",  # bytes, items: msgspec parses and builds what an echo of this size carries
     # messages; the subject is a library

@@ -57,7 +57,7 @@ def test_a_phase_leaves_its_figures_in_the_run() -> None:
 
 @pytest.mark.parametrize("in_flight", [1, 3])
 def test_the_fork_floor_counts_its_forks(in_flight: int) -> None:
-    forks = floors.run_fork(in_flight, 0.1)
+    forks = floors.run_fork(in_flight, 0.1, lean=in_flight > 1)
     assert forks.rate > 0
     assert forks.milliseconds
     assert min(forks.milliseconds) > 0

@@ -76,7 +76,7 @@ def main(control_fd: int) -> NoReturn:
     not_preloaded = _preload(setup.preload)
     prepared = child.Prepared(setup.policy, setup.max_payload, setup.confinement)
     child.rehearse(setup.policy)
-    _spare_children_the_thread_hook()
+    spare_children_the_thread_hook()
     locks = lockdown.prepare(setup.confinement, portable=setup.portable)
     if setup.policy.block_env:
         _clear_environment()
@@ -261,7 +261,7 @@ def _leave_signals_to_the_runner() -> None:
     signal(SIGHUP, SIG_DFL)
 
 
-def _spare_children_the_thread_hook() -> None:
+def spare_children_the_thread_hook() -> None:
     """What threading puts in order after a fork is in order when there was one thread; it would touch 150 pages.
 
     The hooks of other modules stay: random seeds itself anew, logging makes its locks.
