@@ -52,7 +52,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 FULL: Final = Plan(
     rounds=5,
     unit_starts=3,
-    task_seconds=1.5,
+    task_seconds=1.2,
     heavy_rounds=3,
     echo=(100_000, 1_000_000, 10_000_000, 100_000_000),
     items=(1, 1000, 100_000),
