@@ -115,6 +115,8 @@ def _title(field: str) -> str:
 
 
 def _cell(field: str, value: object) -> str:
+    if value is None:
+        return "–"
     if isinstance(value, str):
         return value
     assert isinstance(value, int | float)

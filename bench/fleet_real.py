@@ -33,6 +33,8 @@ OFFER_LOADS = ((200, 1), (1000, 1), (1000, 5), (1000, 10), (1000, 20))
 MEASURED_FOR = 6.0
 FLOOD = 300
 """Attempts a second, of which n8n refuses almost all: what is left is the price of a refusal."""
+LAGS = 100.0
+"""Milliseconds of a ping's round trip above which n8n does not keep up: its share says nothing about one offer then."""
 _TICK = 0.02
 
 
@@ -104,14 +106,17 @@ async def offers(target: Target) -> None:
                     pings.append(1000 * (time.monotonic() - sent_at))
                 share = (target.spent() - spent) / (time.monotonic() - since)
                 nursery.cancel_scope.cancel()
-            points.append((rate * validity, share / rate))
+            lag = statistics.median(pings)
+            if lag < LAGS:
+                points.append((rate * validity, share / rate))
             print(
-                f"{rate:>9} {rate * validity:>7} {share:>9.1%} {1e6 * share / rate:>7.0f} us "
-                f"{statistics.median(pings):>6.1f} ms {max(pings):>6.1f} ms"
+                f"{rate:>9} {rate * validity:>7} {share:>9.1%} {1e6 * share / rate:>7.0f} us {lag:>6.1f} ms "
+                f"{max(pings):>6.1f} ms{'' if lag < LAGS else '  not all of them were read: left out below'}"
             )
             await trio.sleep(1)
-    slope, fixed = statistics.linear_regression([open_ for open_, _ in points], [price for _, price in points])
-    print(f"an offer costs {1e6 * fixed:.0f} us, and {1e9 * slope:.1f} ns for each one that is open")
+    if len(points) > 2:
+        slope, fixed = statistics.linear_regression(*zip(*points, strict=True))
+        print(f"an offer costs {1e6 * fixed:.0f} us, and {1e9 * slope:.1f} ns for each one that is open")
 
 
 async def _offer(websocket: WebSocketConnection, rate: int, validity: int) -> None:

@@ -36,8 +36,8 @@ class Scale(Row, frozen=True, kw_only=True):
     """Seen by a broker, in both directions."""
     bytes_per_s: float
     rejected_per_task: float
-    fairness: float
-    """Jain's index of the tasks of each runner: 1 when all got the same number; 1 / (1 + runners / tasks) by chance."""
+    fairness: float | None
+    """Jain's index of the tasks of each runner: 1 when all got the same number. None for too few tasks to tell."""
     expired: int
     events: int
     """What the simulation itself did for it."""

@@ -18,6 +18,8 @@ from trio_runner.protocol.session import OfferTerms
 
 SLOTS = 5
 """Of one runner: the default of N8N_RUNNERS_MAX_CONCURRENCY."""
+ENOUGH = 10
+"""Tasks for each runner, below which chance alone makes their numbers differ."""
 
 
 def assemble(seed: int, runners: int, brokers: int, terms: OfferTerms | None = None) -> World:
@@ -80,7 +82,7 @@ def scale(
         messages_per_s=sum(count.received.total() + count.sent for count in counts) / brokers / seconds,
         bytes_per_s=sum(count.bytes for count in counts) / brokers / seconds,
         rejected_per_task=rejected_per_task(world),
-        fairness=jain([host.done for host in world.hosts]),
+        fairness=jain([host.done for host in world.hosts]) if len(matched) >= ENOUGH * runners else None,
         expired=sum(count.expired for count in counts),
         events=world.happened,
     )
