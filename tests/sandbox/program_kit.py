@@ -6,7 +6,7 @@ import marshal
 from typing import Any
 
 from trio_runner.sandbox import child
-from trio_runner.sandbox.compiling import examine
+from trio_runner.sandbox.compiling import examine, user_function
 from trio_runner.sandbox.frames import Failure
 from trio_runner.sandbox.policy import ALL, Policy
 
@@ -41,4 +41,5 @@ def run(source: str, policy: Policy = OPEN, **inputs: Any) -> Any:
     if verdict.failure is not None:
         raise RefusedError(verdict.failure)
     names = {"_item": inputs["item"]} if each_item else {"_items": inputs.get("items"), "_query": inputs.get("query")}
-    return child._call(child.Prepared(policy, 1 << 20), marshal.loads(verdict.code), names)
+    body = user_function(marshal.loads(verdict.code))
+    return child._call(child.Prepared(policy, 1 << 20).globals(), body, names)

@@ -13,7 +13,7 @@ import marshal
 import mmap
 import os
 import sys
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any, NoReturn
 
 import msgspec
@@ -158,10 +158,12 @@ def _result(prepared: Prepared, run: Run, code: CodeType, items: bytes | mmap.mm
         imports.hide_modules(prepared.policy)
     gc.set_threshold(_GC_THRESHOLD, 20, 100)
     gc.enable()
+    body = compiling.user_function(code)
+    names = prepared.globals()
     if run.each_item:
-        value: object = _each(prepared, code, parsed, index)
+        value: object = _each(names, body, parsed, index)
     else:
-        value = _call(prepared, code, {"_items": parsed, "_query": query})
+        value = _call(names, body, {"_items": parsed, "_query": query})
     gc.disable()
     index.clear()
     payload = values.encode(value)
@@ -172,24 +174,22 @@ def _result(prepared: Prepared, run: Run, code: CodeType, items: bytes | mmap.mm
     return payload
 
 
-def _each(prepared: Prepared, code: CodeType, items: list[Any], index: list[int]) -> list[dict[str, object]]:
+def _each(names: dict[str, Any], body: CodeType, items: list[Any], index: list[int]) -> list[dict[str, object]]:
     shaped: list[dict[str, object]] = []
     index.append(0)
     for number, item in enumerate(items):
         index[0] = number
-        output = values.shape_item(_call(prepared, code, {"_item": item}), number)
+        output = values.shape_item(_call(names.copy(), body, {"_item": item}), number)
         if output is not None:
             shaped.append(output)
     return shaped
 
 
-def _call(prepared: Prepared, code: CodeType, inputs: dict[str, Any]) -> object:
+def _call(names: dict[str, Any], body: CodeType, inputs: dict[str, Any]) -> object:
     """Runs the program once in globals of its own; nothing leaks from one item to the next."""
-    names = prepared.globals()
-    names.update(inputs)
-    exec(code, names)  # noqa: S102 - this is what we are for
-    function = names[compiling.USER_FUNCTION]
-    return function(*inputs.values()) if function.__code__.co_argcount else function()
+    names |= inputs
+    names[compiling.USER_FUNCTION] = function = FunctionType(body, names)
+    return function(*inputs.values()) if body.co_argcount else function()
 
 
 def _parse(data: bytes | mmap.mmap) -> Any:

@@ -62,6 +62,11 @@ def examine(source: str, each_item: bool, policy: Policy) -> Verdict:
         return Verdict(failure=Failure(message=f"The code could not be compiled: {error}", kind="syntax"))
 
 
+def user_function(module: CodeType) -> CodeType:
+    """The body of the user's function: running the module would do nothing but make a function of it."""
+    return next(const for const in module.co_consts if isinstance(const, CodeType) and const.co_name == USER_FUNCTION)
+
+
 class EmptyProgramError(SyntaxError):
     """There is nothing to run; the text is the reference's, which n8n's users may know."""
 
