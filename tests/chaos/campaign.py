@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -33,12 +33,14 @@ class Result:
     planned: int
     recoveries: list[Recovery]
     outcomes: Counter[str]
-    endings: Counter[str]
-    connections: int
     replaced: int
     growth: tuple[int, int]
     """The most that any runner and any zygote has grown, in KiB."""
     problems: list[str]
+    endings: Counter[str] = field(default_factory=Counter)
+    connections: int = 0
+    stood_still: float = 0.0
+    """The longest time in seconds for which the machine did not let this process, brokers and proxies, run."""
 
     @property
     def survived(self) -> int:
@@ -94,7 +96,7 @@ async def run(
     """Runs the whole schedule, or one lane of it. Never raises for anything that a runner does."""
     plan = schedule(seed, faults, lanes)
     chosen = range(lanes) if only is None else (only,)
-    began = trio.current_time()
+    began, stillness = trio.current_time(), _Stillness()
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         folder = Path(name)
         certificates = Certificates.make(folder)
@@ -104,6 +106,7 @@ async def run(
         ]
         with _quietly():
             async with trio.open_nursery() as watch:
+                watch.start_soon(stillness.watch)
                 watch.start_soon(_tell_progress, running, say)
                 async with trio.open_nursery() as nursery:
                     for lane in running:
@@ -119,6 +122,7 @@ async def run(
         connections=sum(lane.ledger.connections for lane in running),
         replaced=sum(lane.replaced for lane in running),
         growth=(max(lane.growth[0] for lane in running), max(lane.growth[1] for lane in running)),
+        stood_still=stillness.longest,
         problems=[f"lane {lane.number}: {problem}" for lane in running for problem in lane.problems],
     )
 
@@ -133,6 +137,19 @@ def _quietly() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+class _Stillness:
+    """How long nothing in this process ran: what was late then was not the runner's fault."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    async def watch(self) -> None:
+        while True:
+            due = trio.current_time() + 0.05
+            await trio.sleep_until(due)
+            self.longest = max(self.longest, trio.current_time() - due)
 
 
 async def _tell_progress(lanes: list[Lane], say: Callable[[str], None]) -> None:

@@ -50,10 +50,13 @@ class Usage:
 class RunnerProcess:
     """One runner from its start to its end."""
 
-    def __init__(self, broker_uri: str, health_port: int, log: Path, *, ca: Path | None) -> None:
+    def __init__(
+        self, broker_uri: str, health_port: int, log: Path, *, token: str = AUTH_TOKEN, ca: Path | None = None
+    ) -> None:
         self._mark = secrets.token_hex(8)
         self._uri = broker_uri
         self._health_port = health_port
+        self._token = token
         self._ca = ca
         self.log = log
         self._process: trio.Process | None = None
@@ -64,7 +67,7 @@ class RunnerProcess:
             "PATH": os.environ["PATH"],
             # in the zygote's and the workers' command line, which holds sys.path
             "PYTHONPATH": f"/{self._mark}",
-            "N8N_RUNNERS_AUTH_TOKEN": AUTH_TOKEN,
+            "N8N_RUNNERS_AUTH_TOKEN": self._token,
             "N8N_RUNNERS_TASK_BROKER_URI": self._uri,
             "N8N_RUNNERS_MAX_CONCURRENCY": str(CAPACITY),
             "N8N_RUNNERS_HEARTBEAT_INTERVAL": str(HEARTBEAT),

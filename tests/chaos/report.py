@@ -9,18 +9,18 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos.campaign import Result
-from tests.chaos.faults import FAULTS, FROZEN, PAIRED
+from tests.chaos.faults import FAULTS, FROZEN, PAIRED, Fault
 from tests.chaos.lane import MORE_MEMORY, MORE_ZYGOTE_MEMORY
 
 WIDTH = 118
 _SHOWN = 25
 
 
-def render(result: Result, *, colour: bool = False) -> str:
-    """The whole report as text."""
+def render(result: Result, *, more: tuple[Fault, ...] = (), colour: bool = False) -> str:
+    """The whole report as text. ``more`` are kinds of faults besides those that everybody knows."""
     out = io.StringIO()
     console = Console(file=out, width=WIDTH, force_terminal=colour, no_color=not colour, highlight=False)
-    console.print(_recoveries(result))
+    console.print(_recoveries(result, (*FAULTS, FROZEN, *more, PAIRED)))
     console.print(_summary(result))
     for problem in result.problems[:_SHOWN]:
         console.print(f"✗ {problem}", markup=False, style="red")
@@ -29,7 +29,7 @@ def render(result: Result, *, colour: bool = False) -> str:
     return out.getvalue()
 
 
-def _recoveries(result: Result) -> Table:
+def _recoveries(result: Result, kinds: tuple[Fault, ...]) -> Table:
     title = f"Seed {result.seed}: {result.survived} of {result.planned} faults survived in {result.seconds:.0f} s"
     table = Table(title=title, caption="Seconds from the end of a fault to five fresh tasks at once on full capacity")
     table.add_column("fault")
@@ -42,7 +42,7 @@ def _recoveries(result: Result) -> Table:
     for recovery in result.recoveries:
         taken[recovery.step.kind].append(recovery.seconds)
         late[recovery.step.kind] += recovery.seconds > recovery.step.bound
-    for fault in (*FAULTS, FROZEN, PAIRED):
+    for fault in kinds:
         if seconds := sorted(taken[fault.name]):
             is_pair = fault is PAIRED
             table.add_row(
@@ -62,17 +62,20 @@ def _summary(result: Result) -> Table:
     table.add_column()
     total = result.outcomes.total()
     table.add_row("tasks", f"{total} asked for: " + _listed(result.outcomes))
-    table.add_row("at the broker", f"{result.endings.total()} accepted, each with one end: " + _listed(result.endings))
-    table.add_row(
-        "connections", f"{result.connections}, by runners of which {result.replaced} were killed and replaced"
-    )
-    table.add_row(
-        "memory",
-        f"+{result.growth[0] / 1024:.1f} MiB at most since the warm-up ({MORE_MEMORY // 1024} allowed), "
-        f"zygotes +{result.growth[1] / 1024:.1f} MiB ({MORE_ZYGOTE_MEMORY // 1024} allowed)",
-    )
+    if result.endings:
+        table.add_row("at the broker", f"{result.endings.total()} accepted, each ended once: {_listed(result.endings)}")
+    killed = f"{result.replaced} were killed and replaced"
+    table.add_row("runners", f"{killed}; {result.connections} connections in all" if result.connections else killed)
+    if any(result.growth):
+        table.add_row(
+            "memory",
+            f"+{result.growth[0] / 1024:.1f} MiB at most since the warm-up ({MORE_MEMORY // 1024} allowed), "
+            f"zygotes +{result.growth[1] / 1024:.1f} MiB ({MORE_ZYGOTE_MEMORY // 1024} allowed)",
+        )
+    if result.stood_still:
+        table.add_row("the machine", f"let brokers and proxies wait for {result.stood_still:.2f} s at most")
     verdict = f"[red]{len(result.problems)} problems[/]" if result.problems else (
-        "[green]all well[/]: every slot offered, no process, descriptor or memory leaked, every runner ended with 0"
+        "[green]all well[/]: every slot free again, no process, descriptor or memory leaked, every runner ended with 0"
     )  # fmt: skip
     table.add_row("in the end", verdict)
     return table

@@ -45,7 +45,7 @@ def test_the_percentile_is_a_value_that_so_many_do_not_exceed() -> None:
 
 def test_the_report_marks_what_was_late_and_shows_the_problems() -> None:
     slow = Recovery(Step((FAULTS[0],), 1), FAULTS[0].bound + 1)
-    result = Result(7, 60.0, 2, [slow], Counter(answered=3), Counter(result=3), 1, 0, (0, 0), ["lane 0: [red] slow"])
+    result = Result(7, 60.0, 2, [slow], Counter(answered=3), 0, (0, 0), ["lane 0: [red] slow"])
     text = render(result)
     assert "Seed 7: 1 of 2 faults survived" in text
     assert "1 late" in text

@@ -1,0 +1,218 @@
+"""What a worker or a zygote may send: whatever the bytes, one task gets one message that n8n can read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+from msgspec import Raw
+from trio.testing import MockClock
+
+from tests.fuzz.reader import Reader
+from trio_runner import pool
+from trio_runner.executor import Executor
+from trio_runner.protocol.messages import RunnerMessage, TaskSettings, decode_from_runner, encode
+from trio_runner.sandbox import frames, records
+from trio_runner.sandbox.frames import Failure, FrameError, FrameParser, Verdict
+
+LIMIT = 4096
+LIMITS = frames.limits_from_child(LIMIT)
+ROOM = max(LIMITS.values())
+TASK = "the-task"
+STATUSES = (0, 1 << 8, 70 << 8, signal.SIGKILL, signal.SIGSEGV, signal.SIGXCPU, None)
+KINDS = ("error", "syntax", "violation", "result", "limit", "worker")
+TEXTS = ("", "no", "x" * 300_000, "a\nb\x00\u2028", '","taskId":"other', "\U0001f600" * 50)
+
+
+def parse(data: bytes) -> None:
+    """The bytes of a child in pieces: the same frames as in one piece, none of them larger than its kind may be."""
+    read = Reader(data)
+    stream = read.bytes() if read.flag() else b"".join(_frames(read))
+    together, broken = _parsed([stream])
+    step = 1 + len(stream) // 2000
+    crumbs = [stream[at : at + step] for at in range(0, len(stream), step)]
+    apart, broken_apart = _parsed(read.pieces(stream) if read.flag() else crumbs)
+    assert (apart, broken_apart) == (together, broken)
+    assert all(len(payload) <= LIMITS[kind] for kind, payload in together)
+
+
+def _parsed(pieces: Sequence[bytes]) -> tuple[list[tuple[int, bytes]], bool]:
+    parser = FrameParser(LIMITS)
+    found: list[tuple[int, bytes]] = []
+    try:
+        for piece in pieces:
+            for kind, payload in parser.feed(piece):
+                found.append((kind, bytes(payload)))
+    except FrameError:
+        return found, True
+    return found, False
+
+
+def converse(data: bytes) -> None:
+    """A task whose worker answers with these bytes, in these pieces, and then ends in this way."""
+    read = Reader(data)
+    worker = _Worker(read)
+    messages: list[RunnerMessage] = []
+    executor = Executor(_Pool(worker), task_timeout=5, max_payload=LIMIT)  # type: ignore[arg-type]
+    task = TaskSettings(
+        code="return 1",
+        node_mode=read.pick(["runOnceForAllItems", "runOnceForEachItem"]),
+        items=Raw(b"[{}]" + b" " * 1000),
+        continue_on_fail=read.flag(),
+        query=Raw(b'"q"'),
+    )
+    logger = logging.getLogger("trio_runner.executor")
+    logger.disabled = True  # every one of these tasks fails
+    try:
+        result = trio.run(executor.run, TASK, task, messages.append, clock=MockClock(autojump_threshold=0))
+    finally:
+        logger.disabled = False
+    for message in (*messages, result):
+        frame = encode(message)
+        decoded = decode_from_runner(frame)
+        assert json.loads(frame)["taskId"] == decoded.task_id == TASK  # type: ignore[union-attr]
+        assert b"The runner failed to run this task" not in frame, frame
+        assert len(frame) < 4 * ROOM
+    assert worker.leases <= 3
+
+
+class _Worker:
+    """The runner's end of a worker that was made up."""
+
+    def __init__(self, read: Reader) -> None:
+        self.leases = 0
+        self.sock = self
+        self._status = read.pick(STATUSES)
+        self._refuses = read.below(16)
+        self._hangs = read.flag()
+        self._resets = read.flag()
+        stream = b"".join(_frames(read))
+        self._pieces = read.pieces(stream) or ([stream] if stream else [])
+
+    async def recv(self, count: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        if self._pieces:
+            return self._pieces.pop(0)
+        if self._hangs:
+            await trio.sleep(math.inf)
+        if self._resets:
+            raise ConnectionResetError
+        return b""
+
+    async def sendmsg(self, buffers: Sequence[bytes | memoryview]) -> int:
+        await trio.lowlevel.checkpoint()
+        if self._refuses > 12:
+            self._refuses -= 1
+            raise BrokenPipeError
+        total = sum(len(memoryview(buffer)) for buffer in buffers)
+        return max(1, total // 2) if self._refuses % 2 else total
+
+    async def wait_exit(self) -> int | None:
+        await trio.lowlevel.checkpoint()
+        return self._status
+
+
+class _Pool:
+    """Leases the same worker as often as it is asked for."""
+
+    def __init__(self, worker: _Worker) -> None:
+        self._worker = worker
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[_Worker]:
+        self._worker.leases += 1
+        yield self._worker
+
+
+def _frames(read: Reader) -> list[bytes]:
+    """Some frames: right ones, hostile payloads under right headers, headers that lie, and noise."""
+    made: list[bytes] = []
+    for _ in range(read.below(8)):
+        kind = read.pick([frames.VERDICT, frames.PRINT, frames.RESULT, frames.FAILURE])
+        payload = _payload(kind, read)
+        header = frames.header(kind, len(payload))
+        match read.below(12):
+            case 9:
+                header = frames.header(read.byte(), len(payload))
+            case 10:
+                header = frames.header(kind, int.from_bytes(bytes(read.byte() for _ in range(4)), "little"))
+            case 11:
+                header = read.bytes()
+        made.append(header + payload)
+    return made
+
+
+def _payload(kind: int, read: Reader) -> bytes:
+    if read.below(3) == 2:
+        return read.bytes()
+    if kind == frames.VERDICT:
+        return frames.encode(Verdict(code=read.bytes(), failure=_failure(read) if read.flag() else None))
+    if kind == frames.FAILURE:
+        return frames.encode(_failure(read))
+    if kind == frames.PRINT:
+        return msgspec.json.encode([_text(read) for _ in range(read.below(4))])
+    return read.pick(
+        [b"[]", b"1", b"null", b'{"a":[1.5,"x"]}', b"1e999", b"[" * 900, b'"\\ud800"', b'[]},"taskId":"x"', b" " * 5000]
+    )
+
+
+def _failure(read: Reader) -> Failure:
+    return Failure(
+        message=_text(read),
+        description=_text(read) if read.flag() else None,
+        line=read.pick([None, 0, -1, 2**63, 2**64 - 1]),
+        item_index=read.pick([None, 0, -(2**63)]),
+        before_start=read.flag(),
+        kind=read.pick(KINDS),  # type: ignore[arg-type]
+    )
+
+
+def _text(read: Reader) -> str:
+    return read.pick([*TEXTS, read.bytes().decode("utf-8", "replace")])
+
+
+def zygote_records(data: bytes) -> None:
+    """Records of a zygote as they come out of a socket, with and without descriptors, until it is gone."""
+    read = Reader(data)
+    before = _open_descriptors()
+    trio.run(_read_records, read)
+    assert _open_descriptors() == before, "a descriptor is lost"
+    for kind in (records.Report, records.Setup):
+        try:
+            msgspec.msgpack.decode(data, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue
+
+
+async def _read_records(read: Reader) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ours.setblocking(False)
+        control = trio.socket.from_stdlib_socket(ours)
+        with control:
+            for _ in range(read.below(5)):
+                fields = (read.byte(), read.byte() - 3, read.byte(), read.byte())
+                record = records.RECORD.pack(*fields)[: 13 if read.below(8) else read.below(14)]
+                if record:
+                    socket.send_fds(theirs, [record], [theirs.fileno()] * read.below(4))
+            theirs.shutdown(socket.SHUT_WR)
+            while (record_read := await pool._read_record(control)) is not None:
+                for fd in record_read[4]:
+                    os.close(fd)
+
+
+def _open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+TARGETS: dict[str, Any] = {"frames": parse, "worker": converse, "zygote_records": zygote_records}
