@@ -3,7 +3,7 @@
 The options are libFuzzer's, and folders with inputs: the first one is where new ones go.
 
 Needs the dependency group `fuzz` (atheris). A crash, a slow input or too much memory ends the process with a code other
-than 0 and leaves the input in a file; put into tests/fuzz/corpus/TARGET it becomes a test of the default run.
+than 0 and leaves the input in a file; as a line of tests/fuzz/corpus/TARGET.txt it becomes a test of the default run.
 """
 
 from __future__ import annotations
