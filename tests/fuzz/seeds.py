@@ -1,9 +1,10 @@
-"""The corpus: for each target a file of inputs, one bytes literal a line, with whatever has crashed it once on top."""
+"""The corpus: for each target a file of inputs, one a line, as bytes literals that may be added and repeated."""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import Any
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -12,4 +13,14 @@ def seeds(name: str) -> list[bytes]:
     """The inputs of one target."""
     path = CORPUS / f"{name}.txt"
     lines = path.read_text("ascii").splitlines() if path.exists() else []
-    return [ast.literal_eval(line) for line in lines if line.strip() and not line.startswith("#")]
+    return [_value(ast.parse(line, mode="eval").body) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _value(node: ast.expr) -> Any:
+    match node:
+        case ast.BinOp(left, ast.Mult(), right):
+            return _value(left) * _value(right)
+        case ast.BinOp(left, ast.Add(), right):
+            return _value(left) + _value(right)
+        case _:
+            return ast.literal_eval(node)

@@ -60,7 +60,7 @@ from trio_runner.protocol.session import (
 )
 from trio_runner.protocol.slots import Slots
 
-TASKS = ("a", "b", "c", "d", "e", "")
+TASKS = ("a", "b", "c")
 SPANS = (0.0, 0.001, 0.05, 0.3, 1.0, 2.1, 5.6, 11.0, 400.0)
 MAX_STEPS = 400
 
@@ -75,8 +75,13 @@ class _Runner:
         self.sessions = [connected(slots=self.slots, random=read.byte() / 256) for _ in range(1 + read.below(2))]
         self.offers: list[str] = ["never made"]
         self.programs: set[tuple[int, str]] = set()
+        self.aborted: set[tuple[int, str]] = set()
         self.started: Counter[tuple[int, str]] = Counter()
         self.told: Counter[tuple[int, str]] = Counter()
+        for number, session in enumerate(self.sessions):
+            if not read.flag():  # the usual beginning, so that more of the input is about what follows
+                for action in [*session.receive(RunnerRegistered(), 0.0), *session.make_offers(0.0)]:
+                    self._carry_out(number, action)
 
     def step(self) -> None:
         number = self.read.below(len(self.sessions))
@@ -119,7 +124,7 @@ class _Runner:
                 return self._finish(number, session)
             case _:
                 if read.flag():
-                    return session.lose() if read.flag() else session.drain(self.now)
+                    return session.drain(self.now) if read.flag() else session.lose()
                 return []
 
     def _finish(self, number: int, session: Session) -> list[Action]:
@@ -139,12 +144,16 @@ class _Runner:
                 elif isinstance(message, TaskDone | TaskError):
                     self.told[number, message.task_id] += 1
                     assert self.told[number, message.task_id] == 1, "two results of one task"
+                    assert (number, message.task_id) not in self.aborted, "a result of a task that was to stop"
             case StartTask(task_id):
                 self.started[number, task_id] += 1
                 assert self.started[number, task_id] == 1, "a task is started twice"
                 self.programs.add((number, task_id))
-            case AbortTask(task_id) | Deliver(task_id):
-                assert (number, task_id) in self.programs, "something for a task that does not run"
+            case AbortTask(task_id):
+                assert (number, task_id) in self.programs, "a task that does not run is to stop"
+                self.aborted.add((number, task_id))
+            case Deliver(task_id):
+                assert (number, task_id) in self.programs, "an answer for a task that does not run"
             case OffersDue() | Registered() | Drained() | Note():
                 pass
             case _:
@@ -190,12 +199,19 @@ class _N8n:
     def __init__(self, read: Reader) -> None:
         self.read = read
         self.now = 0.0
-        self.machine = broker(BrokerTerms(request_timeout=1 + read.below(60)))
+        self.machine = broker(BrokerTerms(request_timeout=read.pick([1.0, 1.5, 5.0, 60.0])))
         self.requests = 0
+        self.machine_tasks = 0
+        """How many tasks it has made: their ids are t1, t2, …"""
         self.connected: set[str] = set()
         self.ready: dict[str, str] = {}
         self.ended: set[str] = set()
         self.expired: set[str] = set()
+        for runner in self.RUNNERS[: read.below(4)]:  # some are there already
+            self.connected.add(runner)
+            self.machine.connect(runner)
+            self.machine.receive(runner, RunnerInfo(name=runner, types=("python",)), 0.0)
+            self.machine.receive(runner, TaskOffer(offer_id="o", task_type="python", valid_for=5000), 0.0)
 
     def step(self) -> None:
         for action in self._event():
@@ -228,7 +244,8 @@ class _N8n:
                 return self.machine.drain() if read.flag() and read.flag() else []
 
     def _task(self) -> str:
-        return self.read.pick(["nobody's", *[f"t{number}" for number in range(1, 60)]])
+        last = self.machine_tasks
+        return self.read.pick(["nobody's", *[f"t{number}" for number in range(max(1, last - 6), last + 1)]])
 
     def _from_runner(self) -> Any:
         read, task = self.read, self._task()
@@ -265,8 +282,9 @@ class _N8n:
 
     def _carry_out(self, action: BrokerAction) -> None:
         match action:
-            case ToRunner(runner_id, _):
+            case ToRunner(runner_id, message):
                 assert runner_id in self.connected, "a message for nobody"
+                self.machine_tasks += isinstance(message, TaskOfferAccept)
             case CloseRunner(runner_id, _):
                 assert runner_id in self.connected
             case ToRequester(TaskReady(request_id=request_id, task_id=task_id)):

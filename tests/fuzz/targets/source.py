@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import marshal
 import string
+import warnings
 from types import CodeType
 from typing import Any
 
@@ -45,17 +46,63 @@ def program(data: bytes) -> None:
         return
     assert isinstance(marshal.loads(verdict.code), CodeType)
     if policy.source_checks and not policy.relaxed:
-        assert not _blocked(ast.parse(source)), f"{source!r} was let through"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert not _blocked(ast.parse(source)), f"{source!r} was let through"
+
+
+STATEMENTS = (
+    "return {}\n", "x = {}\n", "{}\n", "if {}: pass\n", "for x in {}: print(x)\n", "def f(a={}):\n    return a\n",
+    "class A:\n    y = {}\n", "with {} as x: pass\n", "match {}:\n    case x: pass\n", "del {}\n", "global _items\n",
+    "import os\n", "from os import path as obj\n", "try:\n    {}\nexcept {}: pass\n", "async def g():\n    await {}\n",
+    "def __builtins__(): pass\n", "nonlocal x\n", "from __future__ import annotations\n", "@{}\nclass B: pass\n",
+)  # fmt: skip
+EXPRESSIONS = (
+    "x", "1", "'a'", "_items", "x.{a}", "x.{a}({})", "{}[{}]", "({} + {})", "f'{{{}}}'", "lambda: {}",
+    "[{} for x in {}]", "not {}", "{}.format({})",
+    "'{{0.{a}}}'.format({})", "{{{}: {}}}", "(yield {})", "(x := {})", "getattr({}, '{a}')", "{a}",
+    "'{a}' + '{a}'", "__import__({})", "b'x' * {}", "*{}", "{}, {}",
+)  # fmt: skip
+NAMES = (
+    "y",
+    "__class__",
+    "__globals__",
+    "obj",
+    "_A__b",
+    "format",
+    "f_back",
+    "__builtins__",
+    "__name__",
+    "join",
+    "__len__",
+)
+PREFIXES = ("not ", "-", "(", "[", "x if ", "lambda: ", "f(", "{1:", "x.y(", "~", "await ", "1+", "x=")
+MAX_DEPTH = 6
 
 
 def _source(read: Reader) -> str:
     parts: list[str] = []
-    while read and len(parts) < 200:
-        if read.below(8) == 7:
-            parts.append(read.pick(TOKENS) * (1 + read.byte() * read.byte() // 8))  # deep or long
-        else:
-            parts.append(read.pick(TOKENS) if read.below(6) else read.text())
+    for _ in range(1 + read.below(5)):  # few: one mistake costs all of it
+        match read.below(8):
+            case 0 | 1 | 2 | 3 | 4:
+                parts.append(_filled(read.pick(STATEMENTS), read, 0))
+            case 5:
+                parts.append(read.pick(PREFIXES) * (1 + read.byte() * read.byte() // 8) + read.pick(["", "1\n", "x"]))
+            case 6:
+                parts.append(read.pick(TOKENS))
+            case _:
+                parts.append(read.text())
     return "".join(parts)
+
+
+def _filled(template: str, read: Reader, depth: int) -> str:
+    """The template with an expression in each gap, and a name in each gap for names."""
+    pieces = template.replace("{a}", read.pick(NAMES)).replace("{{", "\x01").replace("}}", "\x02").split("{}")
+    made = pieces[0]
+    for piece in pieces[1:]:
+        expression = read.pick(EXPRESSIONS if depth < MAX_DEPTH else EXPRESSIONS[:4])
+        made += _filled(expression, read, depth + 1) + piece
+    return made.replace("\x01", "{").replace("\x02", "}")
 
 
 def _blocked(tree: ast.AST) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -16,8 +17,27 @@ from trio_runner import http
 from trio_runner.http import MAX_BODY, Request, Response
 from trio_runner.streams import UpgradeWatch
 
+Serve = Callable[[trio.abc.Stream], Awaitable[None]]
 PEER_LIMIT = 120.0
 """Seconds of a clock that jumps: many times the limit of one exchange."""
+REQUESTS = (
+    b"",
+    b"GET /healthz HTTP/1.1\r\nHost: x\r\n",
+    b"POST /runners/auth HTTP/1.1\r\nHost: x\r\n",
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70_000,
+    b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"ff\r\n%b\r\n" % (b"x" * 255) * 300,
+    b"GET /runners/_ws?id=1 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n",
+)
+ANSWERS = (
+    b"",
+    b"HTTP/1.1 200 OK\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
+    b"HTTP/1.1 403 Forbidden\r\n\r\n",
+    b"HTTP/1.1 503\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70_000,
+    b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 70_000,
+    b"HTTP/1.1 2000 OK\r\n",
+)
 PHRASES = (
     b"GET /healthz HTTP/1.1\r\n", b"POST /runners/auth HTTP/1.1\r\n", b"Host: x\r\n", b"Content-Length: 5\r\n",
     b"\r\n", b"Content-Length: 99999999999\r\n", b"Transfer-Encoding: chunked\r\n", b"Upgrade: websocket\r\n",
@@ -32,7 +52,7 @@ def request(data: bytes) -> None:
     """A client that says this, in these pieces, and then hangs up or waits."""
     read = Reader(data)
     asked: list[Request] = []
-    said = _run(partial(_serve, asked), read)
+    said = _run(partial(_serve, asked), read, REQUESTS)
     for one in asked:
         assert len(one.body) <= MAX_BODY
         assert one.path.isprintable()
@@ -74,7 +94,7 @@ def _check_answer(said: bytes) -> None:
 def answer(data: bytes) -> None:
     """A server that answers a login with this."""
     answers: list[Response] = []
-    _run(partial(_ask, answers), Reader(data))
+    _run(partial(_ask, answers), Reader(data), ANSWERS)
     for one in answers:
         assert 200 <= one.status < 600
         assert len(one.body) <= MAX_BODY
@@ -92,11 +112,13 @@ def upgrade(data: bytes) -> None:
     """A server that answers an upgrade with this: all of it comes through, or there is one reason why not."""
     seen: list[bytes] = []
     reasons: list[int | str] = []
-    _run(partial(_upgraded, seen, reasons), Reader(data))
+    _run(partial(_upgraded, seen, reasons), Reader(data), ANSWERS)
     assert len(reasons) <= 1
     assert not (seen and reasons), "bytes and a refusal"
     if seen:
-        assert b"".join(seen).startswith(b"HTTP/1.")
+        line = b"".join(seen).partition(b"\r\n")[0]
+        assert line.startswith(b"HTTP/1.")
+        assert line.partition(b" ")[2].startswith(b"101")
     assert all(reason != 101 for reason in reasons)
 
 
@@ -113,24 +135,26 @@ async def _upgraded(seen: list[bytes], reasons: list[int | str], stream: trio.ab
                 seen.append(bytes(part))
 
 
-def _run(serve: Callable[[trio.abc.Stream], Awaitable[None]], read: Reader) -> bytes:
+def _run(serve: Serve, read: Reader, beginnings: Sequence[bytes]) -> bytes:
     """Talks to ``serve`` as the input says. Gives what was answered. Fails when there is no end."""
     hangs_up = not read.flag()
-    said = b"".join(read.pick(PHRASES) if read.below(4) else read.bytes() for _ in range(read.below(24)))
-    pieces = read.pieces(said + read.rest()) if read.flag() else [said + read.rest()]
+    beginning = read.pick(beginnings)
+    said = beginning + b"".join(read.pick(PHRASES) if read.below(4) else read.bytes() for _ in range(read.below(24)))
+    pieces = read.pieces(said + read.bytes()) if read.flag() else [said + read.rest()]
     logging.getLogger("trio_runner.http").disabled = True
     return trio.run(_talk, serve, [piece for piece in pieces if piece], hangs_up, clock=MockClock(autojump_threshold=0))
 
 
-async def _talk(serve: Callable[[trio.abc.Stream], Awaitable[None]], pieces: list[bytes], hangs_up: bool) -> bytes:
+async def _talk(serve: Serve, pieces: list[bytes], hangs_up: bool) -> bytes:
     theirs, ours = trio.testing.memory_stream_pair()
     heard = bytearray()
 
     async def speak() -> None:
-        for piece in pieces:
-            await theirs.send_all(piece)
-        if hangs_up:
-            await theirs.send_eof()
+        with suppress(trio.BrokenResourceError):  # nobody listens any more
+            for piece in pieces:
+                await theirs.send_all(piece)
+            if hangs_up:
+                await theirs.send_eof()
 
     async def listen() -> None:
         async for part in theirs:
