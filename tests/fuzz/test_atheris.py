@@ -20,7 +20,7 @@ pytestmark = pytest.mark.fuzz
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "1"))
 SEED = os.environ.get("FUZZ_SEED", "1")
-LONGEST_INPUT = 30  # seconds of wall clock on whatever else the machine does; of processor time it is 2
+LONGEST_INPUT = 60  # seconds of wall clock on whatever else the machine does; of processor time it is 2
 MEMORY = 1024  # MiB
 
 
