@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from trio_runner.protocol import messages
-from trio_runner.protocol.messages import Refused, encode, one_value
+from trio_runner.protocol.messages import Refused, encode
+from trio_runner.protocol.raw import one_value
 
 
 def decoder(decode: Callable[[str | bytes], Any]) -> Callable[[bytes], None]:

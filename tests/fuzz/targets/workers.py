@@ -8,8 +8,9 @@ import math
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,17 @@ from trio.testing import MockClock
 from tests.fuzz.reader import Reader
 from trio_runner import pool
 from trio_runner.executor import Executor
-from trio_runner.protocol.messages import RunnerMessage, TaskSettings, decode_from_runner, encode
+from trio_runner.protocol.messages import RunnerMessage, TaskResult, TaskSettings, decode_from_runner, encode
 from trio_runner.sandbox import frames, records
 from trio_runner.sandbox.frames import Failure, FrameError, FrameParser, Verdict
 
-LIMIT = 4096
+LIMIT = 400_000
 LIMITS = frames.limits_from_child(LIMIT)
 ROOM = max(LIMITS.values())
 TASK = "the-task"
 STATUSES = (0, 1 << 8, 70 << 8, signal.SIGKILL, signal.SIGSEGV, signal.SIGXCPU, None)
 KINDS = ("error", "syntax", "violation", "result", "limit", "worker")
+LARGE = b'"' + b"x" * (frames.BIG + 1000) + b'"'
 TEXTS = ("", "no", "x" * 300_000, "a\nb\x00\u2028", '","taskId":"other', "\U0001f600" * 50)
 
 
@@ -43,6 +45,7 @@ def parse(data: bytes) -> None:
     crumbs = [stream[at : at + step] for at in range(0, len(stream), step)]
     apart, broken_apart = _parsed(read.pieces(stream) if read.flag() else crumbs)
     assert (apart, broken_apart) == (together, broken)
+    assert _received(stream, 1 + 100 * read.byte()) == (together, broken)
     assert all(len(payload) <= LIMITS[kind] for kind, payload in together)
 
 
@@ -52,6 +55,29 @@ def _parsed(pieces: Sequence[bytes]) -> tuple[list[tuple[int, bytes]], bool]:
     try:
         for piece in pieces:
             for kind, payload in parser.feed(piece):
+                found.append((kind, bytes(payload)))
+    except FrameError:
+        return found, True
+    return found, False
+
+
+def _received(stream: bytes, most: int) -> tuple[list[tuple[int, bytes]], bool]:
+    """As the executor does it: straight into the room that the parser has made, as soon as there is some."""
+    parser, at = FrameParser(LIMITS), 0
+    found: list[tuple[int, bytes]] = []
+    try:
+        while at < len(stream):
+            room = parser.room
+            size = min(
+                most if len(stream) < 50_000 else 20_000, len(stream) - at, len(room) if room is not None else most
+            )
+            if room is not None:
+                room[:size] = stream[at : at + size]
+                complete = parser.fill(size)
+            else:
+                complete = parser.feed(stream[at : at + size])
+            at += size
+            for kind, payload in complete:
                 found.append((kind, bytes(payload)))
     except FrameError:
         return found, True
@@ -71,12 +97,10 @@ def converse(data: bytes) -> None:
         continue_on_fail=read.flag(),
         query=Raw(b'"q"'),
     )
-    logger = logging.getLogger("trio_runner.executor")
-    logger.disabled = True  # every one of these tasks fails
-    try:
-        result = trio.run(executor.run, TASK, task, messages.append, clock=MockClock(autojump_threshold=0))
-    finally:
-        logger.disabled = False
+    with _silence(), worker.sock:
+        result = trio.run(
+            _run, worker, partial(executor.run, TASK, task, messages.append), clock=MockClock(autojump_threshold=0)
+        )
     for message in (*messages, result):
         frame = encode(message)
         decoded = decode_from_runner(frame)
@@ -86,36 +110,60 @@ def converse(data: bytes) -> None:
     assert worker.leases <= 3
 
 
+async def _run(worker: _Worker, run: Callable[[], Awaitable[TaskResult]]) -> TaskResult:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.live)
+        result = await run()
+        nursery.cancel_scope.cancel()
+    return result
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Every one of these tasks fails, and says so."""
+    logger = logging.getLogger("trio_runner.executor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 class _Worker:
-    """The runner's end of a worker that was made up."""
+    """The runner's end of a worker that was made up, and the worker itself at the other end of a socket."""
 
     def __init__(self, read: Reader) -> None:
         self.leases = 0
-        self.sock = self
+        self.sock, self._theirs = socket.socketpair()
+        for sock in (self.sock, self._theirs):
+            sock.setblocking(False)
         self._status = read.pick(STATUSES)
-        self._refuses = read.below(16)
+        self._dead = read.below(16) == 15
         self._hangs = read.flag()
-        self._resets = read.flag()
+        self._reads = not read.flag()
         stream = b"".join(_frames(read))
         self._pieces = read.pieces(stream) or ([stream] if stream else [])
 
-    async def recv(self, count: int) -> bytes:
-        await trio.lowlevel.checkpoint()
-        if self._pieces:
-            return self._pieces.pop(0)
-        if self._hangs:
-            await trio.sleep(math.inf)
-        if self._resets:
-            raise ConnectionResetError
-        return b""
+    async def live(self) -> None:
+        """Says its part. One that has not read what it was told resets the connection when it ends."""
+        with self._theirs, suppress(BrokenPipeError):
+            if self._dead:
+                return
+            for piece in self._pieces:
+                await self._say(piece)
+            if self._hangs:
+                await trio.sleep(math.inf)
 
-    async def sendmsg(self, buffers: Sequence[bytes | memoryview]) -> int:
-        await trio.lowlevel.checkpoint()
-        if self._refuses > 12:
-            self._refuses -= 1
-            raise BrokenPipeError
-        total = sum(len(memoryview(buffer)) for buffer in buffers)
-        return max(1, total // 2) if self._refuses % 2 else total
+    async def _say(self, piece: bytes) -> None:
+        while piece:
+            if self._reads:
+                with suppress(BlockingIOError):
+                    self._theirs.recv(65536)
+            try:
+                piece = piece[self._theirs.send(piece) :]
+                await trio.lowlevel.checkpoint()
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._theirs)
 
     async def wait_exit(self) -> int | None:
         await trio.lowlevel.checkpoint()
@@ -198,16 +246,16 @@ async def _read_records(read: Reader) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         ours.setblocking(False)
-        control = trio.socket.from_stdlib_socket(ours)
-        with control:
+        with ours:
             for _ in range(read.below(5)):
                 fields = (read.byte(), read.byte() - 3, read.byte(), read.byte())
                 record = records.RECORD.pack(*fields)[: 13 if read.below(8) else read.below(14)]
                 if record:
                     socket.send_fds(theirs, [record], [theirs.fileno()] * read.below(4))
             theirs.shutdown(socket.SHUT_WR)
-            while (record_read := await pool._read_record(control)) is not None:
-                for fd in record_read[4]:
+            stream = pool._Records(ours)
+            while (found := await stream.next()) is not None:
+                for fd in found[4]:
                     os.close(fd)
 
 
