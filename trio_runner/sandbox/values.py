@@ -20,7 +20,8 @@ _LEAVES = frozenset({str, int, float, bool, type(None)})
 _CONTAINERS = frozenset({dict, list, tuple})
 _KNOWN = _LEAVES | _CONTAINERS
 _MAX_LEVELS = 200
-_SHARED_FROM = 16
+_MANY = 4096
+_TOO_WIDE = 65_536
 _BLOCK = 256
 """Elements of the outermost list that are looked at together: their objects stay in the processor's cache."""
 _MAX_STEP = 100
@@ -76,7 +77,8 @@ def is_plain(value: object) -> bool:
 
 
 def _is_plain(level: list[Any]) -> bool:
-    for depth in range(_MAX_LEVELS):
+    seen: set[int] = set()
+    for _ in range(_MAX_LEVELS):
         kinds = list(map(type, level))
         found = set(kinds)
         if not found <= _KNOWN:
@@ -87,9 +89,14 @@ def _is_plain(level: list[Any]) -> bool:
             list(compress(level, map(is_, kinds, repeat(kind)))) if kind in found else []
             for kind in (dict, list, tuple)
         )
-        if depth >= _SHARED_FROM:
-            # what contains itself twice doubles with each level: from here on each container is looked at once
-            dicts, lists, tuples = (list({id(v): v for v in some}.values()) for some in (dicts, lists, tuples))
+        containers = (dicts, lists, tuples)
+        if max(map(len, containers)) > _MANY or sum(map(len, chain(*containers))) > _TOO_WIDE:
+            # looked at once each: a value that contains itself, often or twice, would grow with each level
+            dicts, lists, tuples = (list({id(v): v for v in some}.values()) for some in containers)
+            here = set(map(id, chain(dicts, lists, tuples)))
+            if not seen.isdisjoint(here):
+                return False  # met at two depths: a cycle, as a rule, which `plain` is better at
+            seen |= here
         try:
             "".join(chain.from_iterable(dicts))  # the fastest way to see that all keys are texts
         except TypeError:
