@@ -23,6 +23,7 @@ from trio_runner.log import get_logger
 from trio_runner.pool import Pool, Worker
 from trio_runner.protocol.messages import (
     EACH_ITEM,
+    EMPTY_LIST,
     ErrorBody,
     ErrorContext,
     ResultData,
@@ -163,6 +164,8 @@ class Executor:
         # a worker that fails while it is still being fed says why, or its exit status does
         with suppress(BrokenPipeError, ConnectionResetError):  # but not _DeadOnArrivalError
             await _send(worker, (frames.RUN, frames.encode(run)), (frames.ITEMS, memoryview(settings.items)))
+        # the child has them: what comes back may be as large, and is held twice for a moment
+        msgspec.structs.force_setattr(settings, "items", EMPTY_LIST)
         return await self._outcome(worker, parser, task_id, emit)
 
     async def _verdict(self, worker: Worker, parser: FrameParser) -> frames.Verdict:

@@ -241,6 +241,8 @@ class Link:
                 dispatcher.refuse(refused)
             else:
                 dispatcher.receive(message)
+                del message
+            del frame  # not held until the next one comes: it may be large, and the task lets go of it when it is sent
 
     async def _keep_alive(self, websocket: WebSocketConnection, dispatcher: Dispatcher) -> None:
         """Notices a half-open connection by our own pings, within two intervals, and a broker that only says pong."""
