@@ -774,3 +774,31 @@ def test_nothing_that_decodes_makes_the_broker_raise(frame: str | bytes, state: 
         machine.request(message, 1.0)
     machine.tick(1000.0)
     assert (machine.queued, machine.open_tasks) == (0, {})
+
+
+def _settings_frame(text: str) -> str:
+    items = json.dumps([{"json": {"text": text}}], ensure_ascii=False)
+    settings_ = f'{{"code":"return 1","nodeMode":"runOnceForAllItems","items":{items}}}'
+    return f'{{"type":"broker:tasksettings","taskId":"t","unknown":"{text[:10]}","settings":{settings_}}}'
+
+
+@pytest.mark.parametrize("size", [10, 65_535, 65_536, 300_000])
+@pytest.mark.parametrize("letter", ["a", "ß", "日", "🦀"])
+def test_large_frames_are_read_as_small_ones_are_as_text_and_as_bytes(size: int, letter: str) -> None:
+    frame = _settings_frame(letter * size)
+    for form in (frame, frame.encode()):
+        message = decode_from_broker(form)
+        assert isinstance(message, TaskSettingsMessage)
+        assert json.loads(bytes(message.settings.items)) == [{"json": {"text": letter * size}}]
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_half_a_character_is_refused_wherever_it_stands(size: int) -> None:
+    text = _settings_frame("x" * size)
+    for place in (text.index("unknown") + 12, text.index("json") + 15, len(text) - 10):
+        for broken in (
+            text[:place] + "\ud83d" + text[place:],
+            text.encode()[:place] + b"\xe2\x82" + text.encode()[place:],
+        ):
+            with pytest.raises(Refused):
+                decode_from_broker(broken)

@@ -13,6 +13,8 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from trio_runner.protocol.raw import LARGE, utf8
+
 NULL: Final = Raw(b"null")
 EMPTY_LIST: Final = Raw(b"[]")
 
@@ -394,7 +396,10 @@ _UNREADABLE: Final = (UnicodeError, msgspec.DecodeError, RecursionError)
 def decode_from_broker(frame: str | bytes) -> BrokerMessage:
     """Decodes one frame of the broker; raises `Refused` with the reason, never anything else."""
     try:
-        message = _broker_decoder.decode(frame if isinstance(frame, str) else frame.decode())
+        if len(frame) > LARGE:
+            message = _broker_decoder.decode(utf8(frame))
+        else:
+            message = _broker_decoder.decode(frame if isinstance(frame, str) else frame.decode())
     except _UNREADABLE:
         message = _decode(_broker_decoder, frame)
     if type(message) is TaskSettingsMessage and _first_byte(message.settings.items) != (b"[",):

@@ -11,6 +11,8 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
+LARGE: Final = 65_536
+"""Bytes or characters from which on copies matter more than the calls that save them."""
 _PIECE: Final = 262_144
 _utf8_decoder: Final = codecs.getincrementaldecoder("utf-8")
 
@@ -28,6 +30,18 @@ def one_value(data: bytes | bytearray | memoryview) -> Raw:
     except RecursionError:
         raise msgspec.DecodeError("The JSON is nested too deeply") from None
     return Raw(data)
+
+
+def utf8(text: str | bytes) -> str | bytes:
+    """``text`` in a form that msgspec reads without a copy of its own. Raises UnicodeError.
+
+    For text beyond ASCII it would make two, and keep one of them as long as the text; fields that it skips it does not
+    check, so bytes are checked here.
+    """
+    if isinstance(text, str):
+        return text if text.isascii() else text.encode()
+    _check_utf8(text)
+    return text
 
 
 def _check_utf8(data: bytes | bytearray | memoryview) -> None:
