@@ -25,7 +25,7 @@ from trio_runner.sandbox.policy import Confinement, Policy
 from trio_runner.sandbox.userapi import MAX_PRINT_BYTES, CapturedErrors, LineStream, Printer
 
 _GC_THRESHOLD = 50_000
-_REHEARSALS = 12
+REHEARSALS = 12
 """Enough for every interpreter from 3.11 on to have rewritten what it is going to (it starts after 2 to 8 runs)."""
 _REHEARSED = ("return [{'json': {'n': len(_items)}}]", "return {'n': _item['json']['a']}")
 _MIN_ROOM = 4096
@@ -96,7 +96,7 @@ def rehearse(policy: Policy) -> None:
     ours, theirs = _socket.socketpair()
     stdout, stderr = sys.stdout, sys.stderr
     try:
-        for each_item in (False, True) * _REHEARSALS:
+        for each_item in (False, True) * REHEARSALS:
             prepared = Prepared(policy, 65536)
             prepared.hides_modules = False
             verdict = compiling.examine(_REHEARSED[each_item], each_item, policy)

@@ -80,6 +80,13 @@ COMPANIONS: Final = {"httpx": ("httpcore",), "requests": ("urllib3", "idna"), "o
 """What packages import only when they are first used: after the fork that would cost each task."""
 
 
+WARM_UPS: Final = {
+    "numpy": "numpy.arange(3).sum()",
+    "pandas": "pandas.DataFrame({'a': ['x', 'y', 'x'], 'b': [1, 2, 3]}).groupby('a')['b'].sum().to_dict()",
+}
+"""What a package is made to do before the fork: it fills caches and loads modules with its first work, not before."""
+
+
 def preload_list(policy: Policy, chosen: tuple[str, ...] | None) -> tuple[str, ...]:
     """What is imported before the fork: what the operator chose, or else what is allowed by name."""
     if chosen is not None:

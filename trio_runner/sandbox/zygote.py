@@ -50,6 +50,7 @@ from trio_runner.sandbox.records import (
     READY,
     RECORD,
     UNAVAILABLE,
+    WARM_UPS,
     Layer,
     Report,
     Setup,
@@ -332,7 +333,10 @@ def _preload(names: tuple[str, ...]) -> dict[str, str]:
     failed: dict[str, str] = {}
     for name in names:
         try:
-            importlib.import_module(name)
+            module = importlib.import_module(name)
+            if name in WARM_UPS:
+                for _ in range(child.REHEARSALS):
+                    eval(WARM_UPS[name], {name: module})  # noqa: S307 - our own words
         except BaseException as error:
             failed[name] = f"{type(error).__name__}: {error}"
     return failed
