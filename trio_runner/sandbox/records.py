@@ -82,7 +82,8 @@ COMPANIONS: Final = {"httpx": ("httpcore",), "requests": ("urllib3", "idna"), "o
 
 WARM_UPS: Final = {
     "numpy": "numpy.arange(3).sum()",
-    "pandas": "pandas.DataFrame({'a': ['x', 'y', 'x'], 'b': [1, 2, 3]}).groupby('a')['b'].sum().to_dict()",
+    "pandas": "(lambda f: (f['b'].sum(), f[f['b'] > 1], f.groupby('a')['b'].sum().to_dict(), f.to_dict('records')))("
+    "pandas.DataFrame({'a': ['x', 'y', 'x'], 'b': [1, 2, 3]}))",
 }
 """What a package is made to do before the fork: it fills caches and loads modules with its first work, not before."""
 
