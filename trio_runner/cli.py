@@ -17,6 +17,7 @@ from trio_runner import __version__
 
 if TYPE_CHECKING:
     from trio_runner.config import Config
+    from trio_runner.tracing import Tracing
 
 EXIT_CONFIG = 1
 EXIT_PROGRAM = 1
@@ -82,22 +83,29 @@ def _start() -> int:
             logger.error("Invalid configuration: %s", problem)
         return EXIT_CONFIG
     config = loaded.config
-    log.configure(config.log_level, no_color=config.no_color)
+    log.configure(config.log_level, no_color=config.no_color, as_json=config.log_json)
     logger.info("Starting runner...")
     for warning in loaded.warnings:
         logger.warning("%s", warning)
     _start_sentry(config, logger)
+    tracing = _start_tracing(config, logger)
     environment = _take_secrets_out_of_environment()
-    return _run(config, environment, logger)
+    try:
+        return _run(config, environment, logger, tracing)
+    finally:
+        if tracing is not None and not tracing.close():
+            logger.warning("The last traces were not taken in time and are lost")
 
 
-def _run(config: Config, environment: dict[str, str], logger: Any) -> int:
+def _run(config: Config, environment: dict[str, str], logger: Any, tracing: Tracing | None) -> int:
     import trio
 
     from trio_runner.errors import FatalError
     from trio_runner.supervisor import Runner
 
     runner = Runner(config, environment=environment)
+    if tracing is not None:
+        runner.counters.task_ended = tracing.task_ended
     try:
         trio.run(runner.run)
     except FatalError as error:
@@ -134,10 +142,37 @@ def _start_sentry(config: Config, logger: Any) -> None:
             send_default_pii=False,
             include_local_variables=False,
             max_breadcrumbs=0,
+            before_send=_without_log_lines,
         )
     except Exception as error:
         # its text may hold the address, which is a secret
         logger.warning("N8N_SENTRY_DSN cannot be used (%s); errors are not reported", type(error).__name__)
+
+
+def _without_log_lines(event: Any, hint: dict[str, Any]) -> Any:
+    """Sentry takes every line of the level ERROR for an error, also the one that says what a program failed with. Only
+    exceptions of ours are; and of their line, not its text."""
+    if "log_record" not in hint:
+        return event
+    if hint.get("exc_info") is None:
+        return None
+    event.pop("logentry", None)
+    return event
+
+
+def _start_tracing(config: Config, logger: Any) -> Tracing | None:
+    if config.tracing is None:
+        return None
+    try:
+        from trio_runner.tracing import Tracing
+
+        return Tracing(config.tracing)
+    except ImportError:
+        logger.warning("Tracing is configured, but OpenTelemetry is not installed: pip install 'trio-runner[otel]'")
+    except Exception as error:
+        # its text may hold the headers, which are secret
+        logger.warning("Tracing cannot be started (%s); no traces are sent", type(error).__name__)
+    return None
 
 
 @cli.command("exec", short_help="Run one program without n8n.")

@@ -97,11 +97,21 @@ HEALTH_ENABLED = _var("N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED", "false", "answe
 HEALTH_HOST = _var("N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST", "127.0.0.1", "address the health server listens on")
 HEALTH_PORT = _var("N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", "5681", "its port; 0 = chosen by the system")
 LOG_LEVEL = _var("N8N_RUNNERS_LAUNCHER_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING, ERROR or CRITICAL", file=False)
+LOG_FORMAT = _var("N8N_RUNNERS_LOG_FORMAT", "text", "text: as n8n's runner; json: one object a line, with ids")
 NO_COLOR = _var("NO_COLOR", "", "plain log lines; counts as soon as it is set, even when empty", file=False)
 SENTRY_DSN = _var("N8N_SENTRY_DSN", "", "where errors are reported; empty = nowhere", secret=True)
 N8N_VERSION = _var("N8N_VERSION", "", "Sentry tag")
 ENVIRONMENT = _var("ENVIRONMENT", "", "Sentry tag")
 DEPLOYMENT_NAME = _var("DEPLOYMENT_NAME", "", "Sentry tag")
+OTEL_ENDPOINT = _var("OTEL_EXPORTER_OTLP_ENDPOINT", "", "where traces go, over OTLP/HTTP; empty = nowhere", file=False)
+OTEL_TRACES_ENDPOINT = _var("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "", "the same, with its path", file=False)
+OTEL_HEADERS = _var("OTEL_EXPORTER_OTLP_HEADERS", "", "what to send along, name=value,…", file=False, secret=True)
+OTEL_TRACES_HEADERS = _var("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "", "the same, for traces", file=False, secret=True)
+N8N_OTEL = _var("N8N_OTEL_ENABLED", "false", "trace tasks to where n8n's own traces go")
+N8N_OTEL_ENDPOINT = _var("N8N_OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318", "n8n's own, for the above")
+N8N_OTEL_PATH = _var("N8N_OTEL_EXPORTER_OTLP_TRACING_PATH", "/v1/traces", "n8n's own, for the above")
+N8N_OTEL_HEADERS = _var("N8N_OTEL_EXPORTER_OTLP_HEADERS", "", "n8n's own, for the above", secret=True)
+N8N_OTEL_SAMPLE_RATE = _var("N8N_OTEL_TRACES_SAMPLE_RATE", "1.0", "n8n's own, for the above")
 
 CONNECTION: Final = frozenset(
     spelling
@@ -216,6 +226,14 @@ class HealthConfig(msgspec.Struct, frozen=True, kw_only=True):
     port: int
 
 
+class TracingConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where spans go. Without an endpoint the standard variables say so, and the library reads those by itself."""
+
+    endpoint: str | None = None
+    headers: str = ""
+    sample_rate: float | None = None
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the runner was told. Times are seconds, sizes are bytes; VARIABLES says what each field means."""
 
@@ -239,16 +257,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     health: HealthConfig | None = None
     log_level: str = LOG_LEVEL.default
     no_color: bool = False
+    log_json: bool = False
     sentry_dsn: str | None = None
     n8n_version: str = ""
     environment: str = ""
     deployment_name: str = ""
+    tracing: TracingConfig | None = None
 
     def describe(self) -> dict[str, object]:
         """Every field by name, with secrets as ``***``: fit for a log, a report or a screen."""
         described = msgspec.structs.asdict(self)
         for secret in ("grant_token", "auth_token", "sentry_dsn"):
             described[secret] = described[secret] and "***"
+        if self.tracing is not None and self.tracing.headers:
+            described["tracing"] = msgspec.structs.replace(self.tracing, headers="***")
         return described
 
     def __repr__(self) -> str:
@@ -295,10 +317,12 @@ def load(environ: Mapping[str, str]) -> Loaded:
         health=read.health(),
         log_level=read.log_level(),
         no_color=NO_COLOR.name in environ,
+        log_json=read.one_of(LOG_FORMAT, ("text", "json")) == "json",
         sentry_dsn=read.text(SENTRY_DSN) or None,
         n8n_version=read.text(N8N_VERSION),
         environment=read.text(ENVIRONMENT),
         deployment_name=read.text(DEPLOYMENT_NAME),
+        tracing=read.tracing(),
     )
     if read.problems:
         raise ConfigError(tuple(map(_one_line, read.problems)))
@@ -527,6 +551,25 @@ class _Reader:
             host = HEALTH_HOST.default
             self.warn(HEALTH_HOST, f"is empty: {host} is used. Set it to 0.0.0.0 to listen everywhere.")
         return HealthConfig(host=host, port=port) if enabled else None
+
+    def tracing(self) -> TracingConfig | None:
+        if self.text(OTEL_ENDPOINT) or self.text(OTEL_TRACES_ENDPOINT):
+            return TracingConfig()
+        if not self.boolean(N8N_OTEL):
+            return None
+        rate = self.text(N8N_OTEL_SAMPLE_RATE)
+        try:
+            sample_rate = float(rate)
+        except ValueError:
+            sample_rate = -1.0
+        if not 0 <= sample_rate <= 1:
+            self.problem(N8N_OTEL_SAMPLE_RATE, rate, "This is not a fraction. Set it to a number from 0 to 1.")
+        path = f"/{self.text(N8N_OTEL_PATH).lstrip('/')}"
+        return TracingConfig(
+            endpoint=self.text(N8N_OTEL_ENDPOINT).rstrip("/") + path,
+            headers=self.text(N8N_OTEL_HEADERS),
+            sample_rate=sample_rate,
+        )
 
     def log_level(self) -> str:
         text = self.text(LOG_LEVEL)

@@ -14,10 +14,11 @@ from typing import assert_never
 import msgspec
 import trio
 
+from trio_runner.counters import BrokerCounters
 from trio_runner.errors import ConnectionLostError
 from trio_runner.executor import Executor
 from trio_runner.log import get_logger
-from trio_runner.protocol.messages import BrokerMessage, ErrorBody, Refused, RunnerMessage, TaskResult, TaskSettings
+from trio_runner.protocol.messages import BrokerMessage, ErrorBody, Refused, RunnerMessage, TaskResult
 from trio_runner.protocol.session import (
     AbortTask,
     Action,
@@ -32,6 +33,7 @@ from trio_runner.protocol.session import (
     StartTask,
     task_error,
 )
+from trio_runner.taskrecord import TaskRecord
 
 log = get_logger("dispatch")
 
@@ -58,6 +60,8 @@ class Dispatcher:
         nursery: trio.Nursery,
         executor: Executor,
         activity: Callable[[], None],
+        *,
+        counters: BrokerCounters | None = None,
     ) -> None:
         self._session = session
         session.wake = self._wake
@@ -65,7 +69,9 @@ class Dispatcher:
         self._nursery = nursery
         self._executor = executor
         self._activity = activity
+        self._counters = counters or BrokerCounters("")
         self._scopes: dict[str, trio.CancelScope] = {}
+        self._records: dict[str, TaskRecord] = {}
         self._cut_off: str | None = None
         self._leaving = False
         self._wake_emitter, self._emitter_woken = trio.open_memory_channel[None](1)
@@ -152,14 +158,12 @@ class Dispatcher:
         for action in actions:
             match action:
                 case Send():
+                    self._counters.said(action.message)
                     self._post(Outgoing(action.message))
                 case StartTask():
-                    scope = self._scopes[action.task_id] = trio.CancelScope()
-                    self._nursery.start_soon(self._execute, action.task_id, action.settings, scope)
+                    self._start(action)
                 case AbortTask():
-                    log.info("Cancelled task %s: %s", action.task_id, action.reason)
-                    if running := self._scopes.get(action.task_id):
-                        running.cancel()
+                    self._abort(action)
                 case OffersDue():
                     self._wake()
                 case Registered():
@@ -168,7 +172,7 @@ class Dispatcher:
                 case Deliver():
                     pass  # only prints call n8n so far, and nobody waits for their answers
                 case Note():
-                    log.log(_LEVELS[action.level], "%s", action.text)
+                    self._note(action)
                 case Drained():
                     if self._leaving:
                         self._outbox.close()
@@ -178,6 +182,28 @@ class Dispatcher:
             # also a task that still waits for its settings is work, and its end is not
             self._in_hand = in_hand
             self._activity()
+
+    def _start(self, action: StartTask) -> None:
+        task_id = action.task_id
+        scope = self._scopes[task_id] = trio.CancelScope()
+        record = self._records[task_id] = TaskRecord(
+            task_id, action.settings, broker=self._counters.name, accepted_at=self._session.accepted_at(task_id)
+        )
+        self._nursery.start_soon(self._execute, record, scope)
+
+    def _abort(self, action: AbortTask) -> None:
+        record = self._records[action.task_id]
+        extra = record.abort("lost" if self._session.phase is Phase.LOST else "cancelled", trio.current_time())
+        log.info("Cancelled task %s %s: %s", action.task_id, record.place, action.reason, extra=extra)
+        if running := self._scopes.get(action.task_id):
+            running.cancel()
+
+    def _note(self, note: Note) -> None:
+        extra: dict[str, object] = {"task_id": note.task_id} if note.task_id else {}
+        if note.outcome:
+            extra["outcome"] = note.outcome
+            self._counters.tasks[note.outcome] += 1
+        log.log(_LEVELS[note.level], "%s", note.text, extra=extra)
 
     def _post(self, outgoing: Outgoing) -> None:
         try:
@@ -191,14 +217,19 @@ class Dispatcher:
         with suppress(trio.WouldBlock):  # it has been woken already and has not run yet
             self._wake_emitter.send_nowait(None)
 
-    async def _execute(self, task_id: str, settings: TaskSettings, scope: trio.CancelScope) -> None:
+    async def _execute(self, record: TaskRecord, scope: trio.CancelScope) -> None:
         """One task from its settings to its result. The slot is given back when nothing of the task is left."""
+        task_id = record.task_id
         result: TaskResult | None = None
         finished = False
         try:
             with scope:
-                result = await self._executor.run(task_id, settings, lambda message: self._post(Outgoing(message)))
-            if scope.cancelled_caught and self._cut_off is not None:
+                result = await self._executor.run(
+                    task_id, record.settings, lambda message: self._post(Outgoing(message)), record
+                )
+            if scope.cancelled_caught and self._cut_off is not None and record.aborted is None:
+                extra = record.end("cut_off", trio.current_time())
+                log.error("Task %s failed %s: %s", task_id, record.place, self._cut_off, extra=extra)
                 result = task_error(task_id, ErrorBody(message=self._cut_off))
             # one result at a time waits in the outbox: a broker that does not read must not make us hoard them
             async with self._result_lane:
@@ -214,9 +245,12 @@ class Dispatcher:
 
     def _finish(self, task_id: str, result: TaskResult | None, written: trio.Event) -> None:
         actions = self._session.finish(task_id, result, trio.current_time())
+        record = self._records.pop(task_id)
         if actions and isinstance(actions[0], Send):
             self._post(Outgoing(actions[0].message, written))
             actions = actions[1:]
         else:
             written.set()
+            record.never_told(trio.current_time())
+        self._counters.ended(record)
         self._carry_out(actions)

@@ -17,6 +17,9 @@ class RunnerError(Exception):
 class RetryableError(RunnerError):
     """The broker cannot be reached or does not want us now. ``at_least`` seconds should pass before the next try."""
 
+    reason: ClassVar[str] = "unreachable"
+    """In one word, for the metrics."""
+
     def __init__(self, text: str, *, at_least: float = 0.0) -> None:
         super().__init__(text)
         self.at_least = at_least
@@ -29,13 +32,19 @@ class BrokerUnreachableError(RetryableError):
 class RateLimitedError(RetryableError):
     """The broker answered 429: five a second is all it takes (protocol.md 2)."""
 
+    reason = "rate_limited"
+
 
 class GrantRefusedError(RetryableError):
     """The broker refused a grant token: used up, expired, or of another process. A fresh one may do."""
 
+    reason = "grant_refused"
+
 
 class ConnectionLostError(RetryableError):
     """An established connection ended. ``code`` is the WebSocket close code, None when there was none."""
+
+    reason = "lost"
 
     def __init__(self, text: str, *, code: int | None = None) -> None:
         super().__init__(text)

@@ -18,6 +18,7 @@ import msgspec
 import trio
 from msgspec import Raw
 
+from trio_runner.counters import Counters
 from trio_runner.errors import WorkerError
 from trio_runner.log import get_logger
 from trio_runner.pool import Pool, Worker
@@ -37,7 +38,8 @@ from trio_runner.protocol.raw import one_value
 from trio_runner.protocol.session import task_error
 from trio_runner.sandbox import frames
 from trio_runner.sandbox.frames import Failure, FrameError, FrameParser
-from trio_runner.sandbox.userapi import MAX_PRINTS
+from trio_runner.sandbox.userapi import MAX_PRINTS, PRINTS_CUT
+from trio_runner.taskrecord import Outcome, TaskRecord
 
 log = get_logger("executor")
 
@@ -46,6 +48,8 @@ Emit = Callable[[RunnerMessage], None]
 _RECEIVE = 65_536
 _ATTEMPTS = 3
 _MAX_ERROR_TEXT = 131_072
+_PRINTS_CUT = b'["' + PRINTS_CUT.encode()
+"""How the record of a child begins that says so; what a program prints stands in quotes of its own."""
 _MAX_PRINT_BYTES = 4_194_304  # what a child keeps to is a quarter of it; a hostile one is cut off here
 
 
@@ -89,47 +93,61 @@ class CodeCache:
 class Executor:
     """Runs tasks on a pool of workers."""
 
-    def __init__(self, pool: Pool, *, task_timeout: float, max_payload: int, cpu_limit: int = 0) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        task_timeout: float,
+        max_payload: int,
+        cpu_limit: int = 0,
+        counters: Counters | None = None,
+    ) -> None:
         self._pool = pool
         self._task_timeout = task_timeout
         self._cpu_limit = cpu_limit
+        self._counters = counters or Counters()
         self._frame_limits = frames.limits_from_child(max_payload)
         self._cache = CodeCache()
         self._call_ids = map(str, itertools.count(1))
 
-    async def run(self, task_id: str, settings: TaskSettings, emit: Emit) -> TaskResult:
+    async def run(
+        self, task_id: str, settings: TaskSettings, emit: Emit, record: TaskRecord | None = None
+    ) -> TaskResult:
         """Runs one task to its end and returns what to tell n8n. Never raises for anything the program does.
 
         Cancellation kills the worker and propagates. The time limit counts from the moment a worker is there.
         """
         started = trio.current_time()
+        record = record or TaskRecord(task_id, settings, broker="", accepted_at=started)
         try:
-            outcome = await self._attempt(task_id, settings, emit)
+            outcome = await self._attempt(record, settings, emit)
         except WorkerError as error:
             outcome = Failure(message=error.message, description=error.description, kind="worker")
         except Exception as error:
             # a defect of ours must cost this task only
             log.exception("Task %s met an internal error", task_id)
             outcome = Failure(message=_INTERNAL, description=f"{type(error).__name__}: {error}", kind="worker")
-        took = trio.current_time() - started
-        node = (
-            f'for node "{settings.node_name}" ({settings.node_id}) '
-            f'in workflow "{settings.workflow_name}" ({settings.workflow_id})'
-        )
+        now = trio.current_time()
         if isinstance(outcome, Failure):
-            log.log(30 if outcome.kind == "syntax" else 40, "%s", _failed(task_id, outcome, node))
+            extra = record.end(_OUTCOMES[outcome.kind], now)
+            log.log(30 if outcome.kind == "syntax" else 40, "%s", _failed(record, outcome), extra=extra)
             return self._failure_message(task_id, settings, outcome)
-        log.info("Completed task %s in %s (%s) %s", task_id, _duration(took), _size(len(outcome)), node)
+        record.bytes_out = size = len(outcome)
+        extra = record.end("done", now)
+        text = "Completed task %s in %s (%s) %s"
+        log.info(text, task_id, _duration(now - started), _size(size), record.place, extra=extra)
         return TaskDone(task_id=task_id, data=ResultData(result=Raw(outcome)))
 
-    async def _attempt(self, task_id: str, settings: TaskSettings, emit: Emit) -> bytes | memoryview | Failure:
+    async def _attempt(self, record: TaskRecord, settings: TaskSettings, emit: Emit) -> bytes | memoryview | Failure:
         """Leases a worker and runs the task. A worker that was dead has seen nothing of it: another one is leased."""
         for _ in range(_ATTEMPTS):
             with suppress(_DeadOnArrivalError):
                 async with self._pool.lease() as worker:
+                    record.leased_at = trio.current_time()
                     with trio.move_on_after(self._task_timeout) as limit:
-                        outcome = await self._converse(worker, task_id, settings, emit)
+                        outcome = await self._converse(worker, record.task_id, settings, emit)
                     return self._timed_out() if limit.cancelled_caught else outcome
+            self._counters.worker_deaths["lease"] += 1
         raise WorkerError("Task subprocess exited with code -1", f"{_ATTEMPTS} worker processes in a row were dead.")
 
     async def _converse(
@@ -189,7 +207,7 @@ class Executor:
                     one_value(payload)
                     return payload
                 if kind == frames.FAILURE:
-                    return frames.decode_failure(payload)
+                    return self._reported(frames.decode_failure(payload))
                 prints += 1
                 printed += len(payload)
                 if kind != frames.PRINT or prints > MAX_PRINTS + 1 or printed > _MAX_PRINT_BYTES:
@@ -198,20 +216,29 @@ class Executor:
                 self._print(task_id, payload, emit)
         return await self._without_result(worker)
 
+    def _reported(self, failure: Failure) -> Failure:
+        """A failure in the child's own words, which may be about a limit that it keeps to by itself."""
+        if failure.limit is not None:
+            self._counters.limits[failure.limit] += 1
+        return failure
+
     def _print(self, task_id: str, payload: bytes | memoryview, emit: Emit) -> None:
         texts = msgspec.json.decode(payload, type=list[str])
-        log.info("[user code] %s", " ".join(unquote(text) for text in texts))
+        log.info("[user code] %s", " ".join(unquote(text) for text in texts), extra={"task_id": task_id})
+        self._counters.limits["prints"] += payload[: len(_PRINTS_CUT)] == _PRINTS_CUT
         params = Raw(msgspec.json.encode(texts))
         emit(Rpc(call_id=next(self._call_ids), task_id=task_id, name="logNodeOutput", params=params))
 
     async def _without_result(self, worker: Worker) -> Failure:
         status = await worker.wait_exit()
+        self._counters.worker_deaths["task"] += 1
         if status is None:
             return Failure(message="Task subprocess exited with code -1", description=_VANISHED, kind="worker")
         code = os.waitstatus_to_exitcode(status)
         if code == 0:
             return Failure(message="Failed to read result from child process", description=_EXITED, kind="worker")
         if code == -signal.SIGXCPU and self._cpu_limit:
+            self._counters.limits["cpu"] += 1
             return Failure(
                 message=f"The task used more than {self._cpu_limit} seconds of processor time",
                 description="The program was stopped. Let it do less at a time, or raise N8N_RUNNERS_TASK_CPU.",
@@ -223,6 +250,7 @@ class Executor:
 
     def _timed_out(self) -> Failure:
         seconds = self._task_timeout
+        self._counters.limits["timeout"] += 1
         return Failure(
             message=f"Task execution timed out after {seconds:g} second{'' if seconds == 1 else 's'}",
             description="The program was stopped. Let it do less at a time, or raise N8N_RUNNERS_TASK_TIMEOUT for the "
@@ -255,10 +283,20 @@ def unquote(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] == "'" else text
 
 
-def _failed(task_id: str, failure: Failure, node: str) -> str:
+_OUTCOMES: dict[str, Outcome] = {
+    "error": "error",
+    "syntax": "syntax",
+    "violation": "violation",
+    "result": "error",
+    "limit": "limit",
+    "worker": "worker",
+}
+
+
+def _failed(record: TaskRecord, failure: Failure) -> str:
     if failure.kind == "syntax":
-        return f"Task {task_id} failed syntax validation {node}: {failure.message[:2000]}"
-    return f"Task {task_id} failed {node}: {failure.message[:2000]}"
+        return f"Task {record.task_id} failed syntax validation {record.place}: {failure.message[:2000]}"
+    return f"Task {record.task_id} failed {record.place}: {failure.message[:2000]}"
 
 
 def _duration(seconds: float) -> str:

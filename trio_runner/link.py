@@ -23,6 +23,7 @@ from wsproto.utilities import ProtocolError
 
 from trio_runner.auth import fetch_grant_token
 from trio_runner.config import BrokerAddress, Config
+from trio_runner.counters import Counters
 from trio_runner.dispatch import Dispatcher, Outgoing
 from trio_runner.errors import (
     BrokerUnreachableError,
@@ -69,6 +70,7 @@ class Link:
         activity: Callable[[], None],
         terms: OfferTerms | None = None,
         reconnect: ReconnectTerms | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self._address = address
         self._config = config
@@ -78,6 +80,7 @@ class Link:
         self._activity = activity
         self._terms = terms or OfferTerms()
         self._reconnect = reconnect or ReconnectTerms()
+        self._counters = (counters or Counters()).broker(address.label)
         self._scope = trio.CancelScope()
         self._dispatcher: Dispatcher | None = None
         self._stopping = False
@@ -124,6 +127,7 @@ class Link:
                     return
                 except RetryableError as error:
                     self._last_error = str(error)
+                    self._counters.failed(error.reason)
                     if self._stopping:
                         log.warning("%s; not connecting again, since this runner is stopping", error)
                         return
@@ -160,7 +164,8 @@ class Link:
                     outlet = Outlet(stream)
                     websocket = await self._upgrade(nursery, outlet, token)
                     if isinstance(websocket, WebSocketConnection):
-                        lost = await self._serve(websocket, outlet)
+                        with self._counters.counting(outlet.moved):
+                            lost = await self._serve(websocket, outlet)
                     else:
                         lost = websocket
                     nursery.cancel_scope.cancel()
@@ -192,6 +197,7 @@ class Link:
                 receive_buffer_size=_RECEIVE_BUFFER,
             )
             log.info("Connected to broker")
+            self._counters.connected(again=self._connections > 0)
             self._connections += 1
             self._connected_at = trio.current_time()
             return websocket
@@ -214,7 +220,9 @@ class Link:
         lost: RetryableError | None = None
         closed = trio.Event()
         async with trio.open_nursery() as nursery:
-            self._dispatcher = dispatcher = Dispatcher(session, outbox, nursery, self._executor, self._activity)
+            self._dispatcher = dispatcher = Dispatcher(
+                session, outbox, nursery, self._executor, self._activity, counters=self._counters
+            )
             try:
                 nursery.start_soon(_write_messages, websocket, outlet, to_write, closed)
                 nursery.start_soon(dispatcher.emit_offers)

@@ -2,20 +2,25 @@
 
 The standard library's logging, because trio-websocket loads it anyway; a structured logger would double the start-up
 time. On a terminal: time, level, message, coloured unless NO_COLOR is set. Elsewhere: the bare message, since n8n and
-the launcher add their own prefix.
+the launcher add their own prefix. Or, wherever it is asked for: one JSON object a line, with what belongs to a record
+as fields (``extra`` of the logging call: ``task``, which can tell its own, or ``task_id``; ``outcome`` ends a task).
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
+from datetime import UTC, datetime
 from io import TextIOWrapper
 from typing import TextIO
 
 _COLOURS = {"DEBUG": "34", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "31"}
 _ROOT = "trio_runner"
 _LONGEST = 16_000
+_LONGEST_LINE = 60_000
+_LONGEST_NAME = 200
 # Line ends, what moves a terminal's cursor or turns its text around, and halves of characters, which cannot be encoded.
 _HARMFUL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -25,14 +30,18 @@ def get_logger(name: str) -> logging.Logger:
     return logging.getLogger(f"{_ROOT}.{name}")
 
 
-def configure(level: str = "INFO", *, no_color: bool = False, stream: TextIO | None = None) -> None:
+def configure(
+    level: str = "INFO", *, no_color: bool = False, as_json: bool = False, stream: TextIO | None = None
+) -> None:
     """Sends our records at ``level`` and above to ``stream`` (stdout). An unknown level means INFO, as in the
     reference."""
     out = stream or sys.stdout
     if isinstance(out, TextIOWrapper):
         out.reconfigure(errors="backslashreplace")  # a record that this locale cannot show is still a record
     handler = logging.StreamHandler(out)
-    if out.isatty():
+    if as_json:
+        handler.setFormatter(_JsonFormatter())
+    elif out.isatty():
         handler.setFormatter(_TerminalFormatter(no_color=no_color))
     else:
         handler.setFormatter(_PlainFormatter())
@@ -62,6 +71,40 @@ class _PlainFormatter(logging.Formatter):
         if record.exc_info and record.exc_info[1] is not None:
             text += f" ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})"
         return _one_line(text)
+
+
+class _JsonFormatter(logging.Formatter):
+    """ASCII alone, so that no locale and no terminal can make anything else of it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": _cut(record.getMessage(), _LONGEST),
+        }
+        given = record.__dict__
+        if (task := given.get("task")) is not None:
+            line |= task.fields()
+        elif "task_id" in given:
+            line["task_id"] = given["task_id"]
+        if "outcome" in given:
+            line["outcome"] = given["outcome"]
+        if record.exc_info:
+            line["exception"] = _cut(self.formatException(record.exc_info), _LONGEST // 2)
+        for name, value in line.items():
+            if isinstance(value, str) and name not in ("message", "exception"):
+                line[name] = _cut(value, _LONGEST_NAME)
+        text = json.dumps(line)
+        if len(text) > _LONGEST_LINE:  # a character can take twelve
+            line |= {name: _cut(line[name], 1000) for name in ("message", "exception") if name in line}
+            text = json.dumps(line)
+        return text
+
+
+def _cut(text: str, longest: int) -> str:
+    whole = text if len(text) <= longest else f"{text[:longest]}… [cut]"
+    return whole.encode("utf-8", "backslashreplace").decode("utf-8")  # halves of characters are no JSON to everybody
 
 
 class _TerminalFormatter(logging.Formatter):

@@ -1,64 +1,141 @@
-"""`/metrics`: the state of the runner in Prometheus' text format, made anew for each scrape.
+"""`/metrics`: the state and the numbers of the runner in Prometheus' text format, made anew for each scrape.
 
-Reads what `/readyz` reads, so the two cannot disagree. The library is loaded with the first scrape: nobody else pays.
+Reads what `/readyz` reads, so the two cannot disagree, and `counters`. The library is loaded with the first scrape:
+nobody else pays. docs/operations.md explains every metric; a test keeps the two alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from trio_runner import __version__
 
 if TYPE_CHECKING:
+    from trio_runner.counters import Counters, Histogram
     from trio_runner.health import Readiness
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def render(state: Readiness) -> bytes:
+def render(state: Readiness, counters: Counters) -> bytes:
     """One scrape."""
-    from prometheus_client import CollectorRegistry, generate_latest
-
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(state))
+    registry.register(_Collector(state, counters))
+    ProcessCollector(registry=registry)
     return generate_latest(registry)
 
 
-class _Collector:
-    """Prometheus asks this for its families; the base class of the library adds nothing to it."""
-
-    def __init__(self, state: Readiness) -> None:
+class _Collector(Collector):
+    def __init__(self, state: Readiness, counters: Counters) -> None:
         self._state = state
+        self._counters = counters
 
-    def collect(self) -> Iterable[Any]:
-        from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+    def collect(self) -> Iterator[Metric]:
+        yield from _runner(self._state)
+        yield from _workers(self._state, self._counters)
+        yield from _tasks(self._counters)
+        yield from _brokers(self._state, self._counters)
 
-        state = self._state
-        version = GaugeMetricFamily("trio_runner_info", "The runner's version", labels=["version"])
-        version.add_metric([__version__], 1)
-        yield version
-        yield GaugeMetricFamily("trio_runner_ready", "Whether a task would be taken now", value=state.ready)
-        yield GaugeMetricFamily("trio_runner_slots", "Tasks that may be in hand at once", value=state.slots)
-        yield GaugeMetricFamily("trio_runner_tasks", "Tasks in hand", value=state.tasks)
-        yield GaugeMetricFamily("trio_runner_workers_idle", "Workers that wait for a task", value=state.workers_idle)
-        yield CounterMetricFamily(
-            "trio_runner_zygote_restarts", "Zygotes that had to be replaced", value=state.zygote_restarts
-        )
-        registered = GaugeMetricFamily(
-            "trio_runner_broker_registered", "Whether the broker takes offers", labels=["broker"]
-        )
-        reconnects = CounterMetricFamily(
-            "trio_runner_broker_reconnects", "Connections after the first", labels=["broker"]
-        )
-        for broker in state.brokers:
-            registered.add_metric([broker.broker], broker.registered)
-            reconnects.add_metric([broker.broker], broker.reconnects)
-        yield registered
-        yield reconnects
-        layers = GaugeMetricFamily(
-            "trio_runner_sandbox_layer", "1 for each layer of the sandbox in its status", labels=["layer", "status"]
-        )
-        for layer, status in state.sandbox.items():
-            layers.add_metric([layer, status], 1)
-        yield layers
+
+def _runner(state: Readiness) -> Iterator[Metric]:
+    yield _gauges("trio_runner_info", "The runner's version", "version", {__version__: 1})
+    yield GaugeMetricFamily("trio_runner_ready", "Whether a task would be taken now", value=state.ready)
+    yield GaugeMetricFamily("trio_runner_slots", "Tasks that may be in hand at once", value=state.slots)
+    yield GaugeMetricFamily("trio_runner_tasks", "Tasks in hand", value=state.tasks)
+    layers = GaugeMetricFamily(
+        "trio_runner_sandbox_layer", "1 for each layer of the sandbox in its status", labels=["layer", "status"]
+    )
+    for layer, status in state.sandbox.items():
+        layers.add_metric([layer, status], 1)
+    yield layers
+
+
+def _workers(state: Readiness, counters: Counters) -> Iterator[Metric]:
+    yield GaugeMetricFamily("trio_runner_workers_idle", "Workers that wait for a task", value=state.workers_idle)
+    states = {"idle": state.workers_idle, "busy": state.workers_busy, "starting": state.workers_starting}
+    yield _gauges("trio_runner_workers", "Worker processes by what they do", "state", states)
+    yield _counter("trio_runner_worker_forks", "Workers that were made", counters.forks)
+    yield _counter("trio_runner_worker_fork_failures", "Workers that could not be made", counters.fork_failures)
+    deaths = "Workers that ended by themselves: idle, when a task was given to them, or without a result"
+    yield _counters("trio_runner_worker_deaths", deaths, "when", counters.worker_deaths)
+    yield _counter("trio_runner_zygote_restarts", "Zygotes that had to be replaced", state.zygote_restarts)
+
+
+def _tasks(counters: Counters) -> Iterator[Metric]:
+    yield _histogram("trio_runner_task_run_seconds", "From the worker to the end of the task", counters.run)
+    yield _histogram("trio_runner_task_queue_seconds", "From the acceptance of a task to its worker", counters.queue)
+    yield _counters("trio_runner_limits_hit", "Tasks that met a limit", "limit", counters.limits)
+
+
+def _brokers(state: Readiness, counters: Counters) -> Iterator[Metric]:
+    registered = {broker.broker: broker.registered for broker in state.brokers}
+    yield _gauges("trio_runner_broker_registered", "Whether the broker takes offers", "broker", registered)
+    brokers = counters.brokers
+    for name, meaning, values in (
+        ("connections", "Connections that were made", {name: one.connections for name, one in brokers.items()}),
+        ("reconnects", "Connections after the first", {name: one.reconnects for name, one in brokers.items()}),
+        ("received_bytes", "Bytes that came", {name: one.moved()[0] for name, one in brokers.items()}),
+        ("sent_bytes", "Bytes that went", {name: one.moved()[1] for name, one in brokers.items()}),
+    ):
+        yield _counters(f"trio_runner_broker_{name}", meaning, "broker", values)
+    offers = {name: one.offers for name, one in brokers.items()}
+    yield _counters("trio_runner_offers", "Offers of a free slot that were made", "broker", offers)
+    accepts = {name: one.accepts for name, one in brokers.items()}
+    yield _counters("trio_runner_accepts", "Tasks that were taken", "broker", accepts)
+    for family, meaning, label, tables in (
+        (
+            "trio_runner_rejections",
+            "Tasks that were given back",
+            "reason",
+            {name: one.rejections for name, one in brokers.items()},
+        ),
+        (
+            "trio_runner_tasks_ended",
+            "Tasks that were taken and have ended",
+            "outcome",
+            {name: one.tasks for name, one in brokers.items()},
+        ),
+        (
+            "trio_runner_broker_failures",
+            "Connections that could not be made or were lost",
+            "reason",
+            {name: one.failures for name, one in brokers.items()},
+        ),
+    ):
+        counted = CounterMetricFamily(family, meaning, labels=["broker", label])
+        for name, table in tables.items():
+            for value, count in table.items():
+                counted.add_metric([name, value], count)
+        yield counted
+
+
+def _gauges(name: str, meaning: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, meaning, labels=[label])
+    for value, number in values.items():
+        family.add_metric([value], number)
+    return family
+
+
+def _counter(name: str, meaning: str, value: int) -> Metric:
+    return CounterMetricFamily(name, meaning, value=value)
+
+
+def _counters(name: str, meaning: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, meaning, labels=[label])
+    for value, number in values.items():
+        family.add_metric([value], number)
+    return family
+
+
+def _histogram(name: str, meaning: str, histogram: Histogram) -> Metric:
+    cumulated = list(accumulate(histogram.counts))
+    bounds = [*map(str, histogram.bounds), "+Inf"]
+    return HistogramMetricFamily(
+        name, meaning, buckets=list(zip(bounds, cumulated, strict=True)), sum_value=histogram.sum
+    )

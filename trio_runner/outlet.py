@@ -6,7 +6,8 @@ before it; pongs go between them. Through trio-websocket and wsproto, which send
 one frame, a trivial task took 0.1 ms more of the runner and a result of 10 MB 35 ms more.
 
 Owns the framing of what we send (RFC 6455, 5.2 to 5.4), beside what trio-websocket writes on the same stream for
-itself. Must not know what the messages say.
+itself, and counts the bytes in both directions: a large frame on a slow link is no dead connection. Must not know what
+the messages say.
 """
 
 from __future__ import annotations
@@ -36,11 +37,29 @@ class Outlet(Wrapped):
     def __init__(self, stream: trio.abc.Stream) -> None:
         super().__init__(stream)
         self._turn = trio.Lock()
+        self._received = 0
+        self._sent = 0
+
+    def moved(self) -> tuple[int, int]:
+        """Bytes that came and went so far. A frame or a piece of one counts when the system has taken all of it."""
+        return self._received, self._sent
+
+    @property
+    def sending(self) -> bool:
+        """Whether something is being written at this moment."""
+        return self._turn.locked()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """As the stream does."""
+        data = await self._stream.receive_some(max_bytes)
+        self._received += len(data)
+        return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """What trio-websocket sends: the upgrade request, pings, pongs and the close frame, each whole."""
         async with self._turn:
             await self._stream.send_all(data)
+            self._sent += len(data)
 
     async def send_texts(self, texts: Iterable[bytes]) -> None:
         """Sends messages of UTF-8 text. Raises as ``send_all`` of the stream does.
@@ -50,6 +69,7 @@ class Outlet(Wrapped):
         for frames in _writes(texts):
             async with self._turn:
                 await self._stream.send_all(frames)
+                self._sent += len(frames)
 
 
 def _writes(texts: Iterable[bytes]) -> Iterator[bytearray]:

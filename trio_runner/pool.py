@@ -22,6 +22,7 @@ from typing import Final
 import msgspec
 import trio
 
+from trio_runner.counters import Counters
 from trio_runner.errors import SandboxError, StartError, WorkerError
 from trio_runner.log import get_logger
 from trio_runner.protocol.backoff import full_jitter
@@ -134,11 +135,13 @@ class Pool:
         confinement: Confinement | None = None,
         preload: tuple[str, ...] | None = None,
         portable: bool = False,
+        counters: Counters | None = None,
     ) -> None:
         self._setup = records.Setup(
             policy, confinement or Confinement(), max_payload, records.preload_list(policy, preload), portable
         )
         self._environment = {**(environment or {}), **_THREADS_OFF, records.BIND_NOW: "1"}
+        self._counters = counters or Counters()
         self._idle_target = idle
         self._idle: deque[Worker] = deque()
         self._children: dict[int, Worker] = {}
@@ -157,6 +160,16 @@ class Pool:
     def idle(self) -> int:
         """Children that wait for a task."""
         return len(self._idle)
+
+    @property
+    def busy(self) -> int:
+        """Children that have a task, or had one and are not reaped yet."""
+        return len(self._children) - len(self._idle)
+
+    @property
+    def starting(self) -> int:
+        """Children that the zygote was asked for and has not made yet."""
+        return self._requested
 
     @property
     def alive(self) -> bool:
@@ -336,12 +349,14 @@ class Pool:
 
     async def _not_forked(self, reason: str) -> None:
         self._requested = max(0, self._requested - 1)
+        self._counters.fork_failures += 1
         log.error("There is one worker less: %s", reason)
         await trio.sleep(0.2)
         self._refill()
 
     def _add(self, pid: int, fds: list[int]) -> None:
         self._requested -= 1
+        self._counters.forks += 1
         self._requested_at = trio.current_time()
         sock = socket.socket(fileno=fds[0])
         sock.setblocking(False)
@@ -361,6 +376,7 @@ class Pool:
         worker.note_exit(status)
         if worker not in self._idle:
             return False
+        self._counters.worker_deaths["idle"] += 1
         log.warning("Idle worker %d died (%s)", pid, describe_status(status))
         self._idle.remove(worker)
         worker.end()

@@ -25,6 +25,7 @@ import trio
 from msgspec.structs import replace
 
 from trio_runner.config import Config, without_secrets
+from trio_runner.counters import Counters
 from trio_runner.errors import FatalError
 from trio_runner.executor import Executor
 from trio_runner.health import Readiness, serve_health
@@ -85,6 +86,7 @@ class Runner:
     ) -> None:
         """``pool`` and ``executor`` take the place of those that the configuration asks for, in tests."""
         self._config = config
+        self.counters = Counters()
         self._slots = Slots(config.max_concurrency)
         idle = config.max_concurrency if spare_workers is None else spare_workers
         max_result = max(1, config.max_payload - ENVELOPE)
@@ -95,12 +97,14 @@ class Runner:
             environment=_child_environment(environment or {}, blocked=config.policy.block_env),
             confinement=confinement_of(config),
             preload=config.preload,
+            counters=self.counters,
         )
         executor = executor or Executor(
             self.pool,
             task_timeout=config.task_timeout,
             max_payload=max_result,
             cpu_limit=confinement_of(config).cpu,
+            counters=self.counters,
         )
         self._idle_clock = IdleClock(config.auto_shutdown_timeout)
         runner_id = config.runner_id or "".join(secrets.choice(_ID_ALPHABET) for _ in range(22))
@@ -114,6 +118,7 @@ class Runner:
                 activity=self._note_activity,
                 terms=terms,
                 reconnect=reconnect,
+                counters=self.counters,
             )
             for address in config.brokers
         ]
@@ -133,6 +138,8 @@ class Runner:
             ready=self.pool.alive and any(broker.registered for broker in brokers),
             brokers=brokers,
             workers_idle=self.pool.idle,
+            workers_busy=self.pool.busy,
+            workers_starting=self.pool.starting,
             workers_alive=self.pool.alive,
             zygote_restarts=self.pool.restarts,
             slots=self._slots.capacity,
@@ -166,7 +173,7 @@ class Runner:
                     if handle_signals:
                         await services.start(self._watch_signals)
                     if self._config.health is not None:
-                        await services.start(serve_health, self._config.health, self.readiness)
+                        await services.start(serve_health, self._config.health, self.readiness, self.counters)
                     services.start_soon(self.pool.run)
                     services.start_soon(self._idle_clock.run, partial(self.stop, IDLE_SHUTDOWN_LIMIT))
                     await self._run_links()

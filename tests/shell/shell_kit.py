@@ -25,6 +25,7 @@ from trio_runner.http import Request, Response, serve
 from trio_runner.protocol.messages import ErrorBody, ResultData, Rpc, TaskDone, TaskResult, TaskSettings
 from trio_runner.protocol.session import task_error
 from trio_runner.streams import Replay, Wrapped
+from trio_runner.taskrecord import TaskRecord
 
 LIMIT = 120.0
 """Seconds of the jumping clock: far more than any of these tests needs, and over in a moment of real time."""
@@ -101,6 +102,7 @@ class FakePool:
         self.alive = True
         self.report = None
         self.idle = 3
+        self.busy = self.starting = 0
         self.restarts = 0
 
     async def run(self) -> None:
@@ -121,12 +123,15 @@ class FakeExecutor:
         self.cancelled: list[str] = []
         self.most = 0
 
-    async def run(self, task_id: str, settings: TaskSettings, emit: Emit) -> TaskResult:
+    async def run(self, task_id: str, settings: TaskSettings, emit: Emit, record: TaskRecord) -> TaskResult:
         self.running.add(task_id)
+        record.leased_at = trio.current_time()
         self.started.append(task_id)
         self.most = max(self.most, len(self.running))
         try:
-            return await self._run(task_id, settings.code, emit)
+            result = await self._run(task_id, settings.code, emit)
+            record.end("done" if isinstance(result, TaskDone) else "error", trio.current_time())
+            return result
         except trio.Cancelled:
             self.cancelled.append(task_id)
             raise

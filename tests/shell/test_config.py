@@ -18,6 +18,7 @@ from trio_runner.config import (
     ConfigError,
     HealthConfig,
     Loaded,
+    TracingConfig,
     load,
     without_secrets,
 )
@@ -84,10 +85,12 @@ def test_an_environment_with_only_a_token_gives_the_defaults_of_the_reference() 
         "health": None,
         "log_level": "INFO",
         "no_color": False,
+        "log_json": False,
         "sentry_dsn": None,
         "n8n_version": "",
         "environment": "",
         "deployment_name": "",
+        "tracing": None,
     }
 
 
@@ -111,6 +114,7 @@ def test_a_config_built_without_arguments_is_what_an_empty_environment_would_giv
         ("N8N_RUNNERS_LAUNCHER_LOG_LEVEL", "debug", "log_level", "DEBUG"),
         ("N8N_RUNNERS_LAUNCHER_LOG_LEVEL", "Critical", "log_level", "CRITICAL"),
         ("N8N_RUNNERS_LAUNCHER_LOG_LEVEL", "", "log_level", "INFO"),
+        ("N8N_RUNNERS_LOG_FORMAT", " JSON ", "log_json", True),
         ("NO_COLOR", "", "no_color", True),
         ("NO_COLOR", "0", "no_color", True),
         ("N8N_SENTRY_DSN", "https://k@sentry.example/1", "sentry_dsn", "https://k@sentry.example/1"),
@@ -164,14 +168,47 @@ def test_an_empty_auth_token_leaves_the_grant_token_in_use_without_a_warning() -
     assert (loaded.config.auth_token, loaded.config.grant_token, loaded.warnings) == (None, "granted", ())
 
 
+# Traces
+
+
+def test_without_a_word_about_traces_there_are_none() -> None:
+    assert config(N8N_OTEL_EXPORTER_OTLP_ENDPOINT="http://collector:4318", OTEL_SERVICE_NAME="x").tracing is None
+    assert config(OTEL_EXPORTER_OTLP_ENDPOINT="").tracing is None
+
+
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
+def test_the_standard_variables_switch_traces_on_and_are_left_to_the_library(name: str) -> None:
+    environ = {name: "http://collector:4318", "N8N_OTEL_ENABLED": "true"}
+    assert config(**environ).tracing == TracingConfig()
+
+
+def test_n8n_s_own_variables_for_traces_mean_the_same_here() -> None:
+    assert config(N8N_OTEL_ENABLED="true").tracing == TracingConfig(
+        endpoint="http://localhost:4318/v1/traces", sample_rate=1.0
+    )
+    assert config(
+        N8N_OTEL_ENABLED="true",
+        N8N_OTEL_EXPORTER_OTLP_ENDPOINT="https://collector/",
+        N8N_OTEL_EXPORTER_OTLP_TRACING_PATH="otlp",
+        N8N_OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer x",
+        N8N_OTEL_TRACES_SAMPLE_RATE="0.25",
+    ).tracing == TracingConfig(endpoint="https://collector/otlp", headers="authorization=Bearer x", sample_rate=0.25)
+
+
+@pytest.mark.parametrize("rate", ["2", "-1", "half", "nan", ""])
+def test_a_sample_rate_is_a_fraction(rate: str) -> None:
+    assert "Set it to a number from 0 to 1." in problem(N8N_OTEL_ENABLED="true", N8N_OTEL_TRACES_SAMPLE_RATE=rate)
+
+
 # Files
 
 
 FILE_VARIABLES = sorted(variable.name for variable in VARIABLES.values() if variable.file)
 
 
-def test_every_variable_but_the_log_level_and_no_color_can_be_given_as_a_file() -> None:
-    assert set(VARIABLES) - set(FILE_VARIABLES) == {"N8N_RUNNERS_LAUNCHER_LOG_LEVEL", "NO_COLOR"}
+def test_every_variable_but_the_log_level_and_those_of_others_can_be_given_as_a_file() -> None:
+    others = {name for name in VARIABLES if name.startswith("OTEL_")}
+    assert set(VARIABLES) - set(FILE_VARIABLES) == {"N8N_RUNNERS_LAUNCHER_LOG_LEVEL", "NO_COLOR", *others}
     assert VARIABLES["NO_COLOR"].spellings == ("NO_COLOR",)
     assert VARIABLES["ENVIRONMENT"].spellings == ("ENVIRONMENT", "ENVIRONMENT_FILE")
 
@@ -188,6 +225,9 @@ FILE_VALUES = {
     "N8N_RUNNERS_SANDBOX_WRITE": "/seven",
     "N8N_RUNNERS_SANDBOX_REQUIRE": "seccomp",
     "N8N_RUNNERS_SANDBOX_CGROUP": "/sys/fs/cgroup/seven",
+    "N8N_RUNNERS_LOG_FORMAT": "json",
+    "N8N_OTEL_ENABLED": "false",
+    "N8N_OTEL_TRACES_SAMPLE_RATE": "0.5",
 }
 
 
@@ -196,7 +236,8 @@ def test_a_value_in_a_file_counts_like_the_plain_one_without_the_blanks_around_i
     value = FILE_VALUES.get(name, "7")
     file = tmp_path / "value"
     file.write_text(f"\n {value} \r\n", encoding="utf-8")
-    base = {"N8N_RUNNERS_GRANT_TOKEN": "granted", "N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED": "true"}
+    enabled = dict.fromkeys(("N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED", "N8N_OTEL_ENABLED"), "true")
+    base = {"N8N_RUNNERS_GRANT_TOKEN": "granted", **enabled}
     rest = {other: text for other, text in base.items() if other != name}
     from_file = load({**rest, f"{name}_FILE": str(file)}).config
     assert from_file == load({**rest, name: value}).config
@@ -597,7 +638,10 @@ SPECIFIED = """
     ENVIRONMENT DEPLOYMENT_NAME
     N8N_RUNNERS_POLICY N8N_RUNNERS_SANDBOX N8N_RUNNERS_SANDBOX_REQUIRE N8N_RUNNERS_SANDBOX_READ
     N8N_RUNNERS_SANDBOX_WRITE N8N_RUNNERS_SANDBOX_CONNECT N8N_RUNNERS_TASK_MEMORY N8N_RUNNERS_TASK_CPU
-    N8N_RUNNERS_PRELOAD N8N_RUNNERS_SANDBOX_CGROUP
+    N8N_RUNNERS_PRELOAD N8N_RUNNERS_SANDBOX_CGROUP N8N_RUNNERS_LOG_FORMAT
+    OTEL_EXPORTER_OTLP_ENDPOINT OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_HEADERS
+    OTEL_EXPORTER_OTLP_TRACES_HEADERS N8N_OTEL_ENABLED N8N_OTEL_EXPORTER_OTLP_ENDPOINT
+    N8N_OTEL_EXPORTER_OTLP_TRACING_PATH N8N_OTEL_EXPORTER_OTLP_HEADERS N8N_OTEL_TRACES_SAMPLE_RATE
 """
 
 
@@ -700,7 +744,10 @@ def test_a_module_name_with_a_line_break_stays_on_one_line() -> None:
 
 def test_tokens_and_the_sentry_address_are_masked_wherever_a_config_is_shown() -> None:
     secrets = {name: f"{SECRET}-{name}" for name, variable in VARIABLES.items() if variable.secret}
-    assert set(secrets) == {"N8N_RUNNERS_GRANT_TOKEN", "N8N_RUNNERS_AUTH_TOKEN", "N8N_SENTRY_DSN"}
+    tokens = {"N8N_RUNNERS_GRANT_TOKEN", "N8N_RUNNERS_AUTH_TOKEN", "N8N_SENTRY_DSN"}
+    headers = {"N8N_OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"}
+    assert set(secrets) == tokens | headers
+    secrets["N8N_OTEL_ENABLED"] = "true"
     for environ in (secrets, {**secrets, "N8N_RUNNERS_AUTH_TOKEN": ""}):
         loaded = load(environ)
         shown = [repr(loaded), str(loaded.config), repr(loaded.config.__rich_repr__()), repr(loaded.config.describe())]
@@ -715,11 +762,11 @@ def test_a_description_keeps_what_is_not_secret() -> None:
 
 def test_an_environment_without_secrets_keeps_everything_else_and_is_a_copy() -> None:
     kept = {"PATH": "/bin", "N8N_RUNNERS_TASK_TIMEOUT": "1", "N8N_VERSION": "2"}
-    secrets = {f"{name}{suffix}": "x" for name, v in VARIABLES.items() if v.secret for suffix in ("", "_FILE")}
+    secrets = {spelling: "x" for variable in VARIABLES.values() if variable.secret for spelling in variable.spellings}
     environ = {**secrets, **kept}
     assert without_secrets(environ) == kept
     assert environ == {**secrets, **kept}
-    assert len(secrets) == 6
+    assert len(secrets) == 10
 
 
 SPELLINGS = sorted(spelling for variable in VARIABLES.values() for spelling in variable.spellings)

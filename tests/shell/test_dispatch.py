@@ -13,6 +13,7 @@ from msgspec import Raw
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.shell.shell_kit import FakeExecutor, Records
+from trio_runner.counters import BrokerCounters
 from trio_runner.dispatch import Dispatcher, Outgoing
 from trio_runner.protocol.messages import (
     Drain,
@@ -60,6 +61,7 @@ class Rig:
         self.activity: list[tuple[float, int]] = []
         self.sent: list[tuple[float, RunnerMessage]] = []
         self.slots = slots
+        self.counters = BrokerCounters("b")
         self.closed = False
         self.dispatcher = Dispatcher(
             session,
@@ -67,6 +69,7 @@ class Rig:
             nursery,
             self.executor,  # type: ignore[arg-type]
             lambda: self.activity.append((round(trio.current_time(), 3), slots.taken)),
+            counters=self.counters,
         )
         if writing:
             nursery.start_soon(self.write)
@@ -537,3 +540,82 @@ async def test_activity_is_told_at_registration_accept_end_cancel_and_loss(autoj
         assert rig.activity == [(0, 0), (1, 1), (3, 2), (4, 1), (7, 0)]
         rig.dispatcher.lose()
         assert rig.activity[-1] == (9, 0)
+
+
+# What is counted
+
+
+def counted(rig: Rig) -> dict[str, int]:
+    return {outcome: count for outcome, count in rig.counters.tasks.items() if count}
+
+
+async def test_what_is_offered_taken_and_given_back_is_counted() -> None:
+    async with rigged(2) as rig:
+        rig.start("t", "return", "o1")
+        rig.accept("late", "unheard of")
+        await wait_all_tasks_blocked()
+        assert (rig.counters.offers, rig.counters.accepts) == (len(rig.offers), 1)
+        assert rig.counters.rejections["expired"] == 1
+        assert counted(rig) == {"done": 1}
+
+
+async def test_every_task_that_is_taken_is_counted_once_however_it_ends(
+    autojump_clock: MockClock, records: Records
+) -> None:
+    async with rigged(8) as rig:
+        rig.start("done", "return", "o1")
+        rig.start("failed", "fail", "o2")
+        rig.accept("no settings", "o3")
+        rig.accept("bad settings", "o4")
+        rig.dispatcher.refuse(Refused("invalid", "broker:tasksettings", "bad settings", "no"))
+        rig.accept("cancelled early", "o5")
+        rig.receive(TaskCancel(task_id="cancelled early", reason="by user"))
+        rig.start("cancelled", "hang", "o6")
+        rig.start("cut off", "hang", "o7")
+        await wait_all_tasks_blocked()
+        rig.receive(TaskCancel(task_id="cancelled", reason="by user"))
+        await trio.sleep(11)
+        rig.dispatcher.cut_off("stopping")
+        await wait_all_tasks_blocked()
+        rig.start("lost", "hang")
+        rig.accept("lost early", rig.offers[-2])
+        await wait_all_tasks_blocked()
+        rig.dispatcher.lose()
+        await wait_all_tasks_blocked()
+        assert counted(rig) == {"done": 1, "error": 1, "settings": 2, "cancelled": 2, "cut_off": 1, "lost": 2}
+        assert rig.counters.accepts == 9
+    # the fake workers write no lines of their own; every other end has one
+    ends = [record for record in records.records if "outcome" in record.__dict__]
+    assert sorted(record.__dict__["outcome"] for record in ends) == sorted(
+        ["settings", "settings", "cancelled", "cancelled", "cut_off", "lost", "lost"]
+    )
+    lines = records.having(" cancelled for node")
+    assert lines == ['Cancelled task cancelled for node "Unknown" (Unknown) in workflow "Unknown" (Unknown): by user']
+
+
+async def test_a_result_that_a_cancel_met_on_its_way_counts_as_cancelled() -> None:
+    async with rigged(2, writing=False) as rig:
+        rig.start("first", "return", "o1")
+        await wait_all_tasks_blocked()
+        rig.start("second", "return", "o2")
+        await wait_all_tasks_blocked()
+        rig.receive(TaskCancel(task_id="second", reason="by user"))
+        rig.nursery.start_soon(rig.write)
+        await wait_all_tasks_blocked()
+        assert counted(rig) == {"done": 1, "cancelled": 1}
+
+
+async def test_a_connection_that_is_torn_down_loses_its_tasks() -> None:
+    async with trio.open_nursery() as outer:
+        with trio.fail_after(5):
+            rig: Rig | None = None
+            async with trio.open_nursery() as nursery:
+                rig = Rig(nursery, Slots(1), 50, writing=True)
+                rig.receive(InfoRequest())
+                rig.receive(RunnerRegistered())
+                await wait_all_tasks_blocked()
+                rig.start("t", "hang")
+                await wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+            assert counted(rig) == {"lost": 1}
+        outer.cancel_scope.cancel()

@@ -12,7 +12,9 @@ import trio
 from trio.testing import MockClock
 
 from tests.shell.shell_kit import FakeExecutor, FakePool, Records, config_for, our_records, read_all, scripted_broker
+from trio_runner import metrics
 from trio_runner.config import HealthConfig
+from trio_runner.counters import Counters
 from trio_runner.errors import StartError
 from trio_runner.health import BrokerState, Readiness, serve_health
 from trio_runner.http import Response
@@ -28,6 +30,8 @@ READY = Readiness(
         )
     ],
     workers_idle=5,
+    workers_busy=1,
+    workers_starting=0,
     workers_alive=True,
     zygote_restarts=1,
     slots=5,
@@ -61,7 +65,7 @@ async def get(port: int, path: str) -> tuple[int, bytes]:
 async def serving(state: Readiness = READY, *, port: int = 0) -> AsyncIterator[int]:
     async with trio.open_nursery() as nursery:
         with our_records() as records:
-            await nursery.start(serve_health, HealthConfig(host="127.0.0.1", port=port), lambda: state)
+            await nursery.start(serve_health, HealthConfig(host="127.0.0.1", port=port), lambda: state, Counters())
             (line,) = records.lines
         yield int(line.rpartition(" ")[2])
         nursery.cancel_scope.cancel()
@@ -117,6 +121,8 @@ async def test_readyz_is_200_or_503_with_the_whole_state_as_json(ready: bool, st
                 }
             ],
             "workers_idle": 5,
+            "workers_busy": 1,
+            "workers_starting": 0,
             "workers_alive": True,
             "zygote_restarts": 1,
             "slots": 5,
@@ -126,6 +132,7 @@ async def test_readyz_is_200_or_503_with_the_whole_state_as_json(ready: bool, st
 
 
 async def test_metrics_show_the_same_state(jump_clock: MockClock) -> None:
+    assert metrics, "loaded already: the clock would jump while a thread loads it"
     async with serving() as port:
         status, body = await get(port, "/metrics")
         assert status == 200
@@ -135,7 +142,7 @@ async def test_metrics_show_the_same_state(jump_clock: MockClock) -> None:
 async def test_the_log_names_host_and_port_in_the_reference_s_words(records: Records) -> None:
     port = free_port()
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve_health, HealthConfig(host="127.0.0.1", port=port), lambda: READY)
+        await nursery.start(serve_health, HealthConfig(host="127.0.0.1", port=port), lambda: READY, Counters())
         assert records.lines == [f"Health check server listening on 127.0.0.1, port {port}"]
         nursery.cancel_scope.cancel()
 
@@ -149,7 +156,7 @@ async def test_port_0_is_a_port_that_the_system_chose_and_the_log_names() -> Non
 async def test_a_port_that_is_taken_is_a_start_error_in_the_reference_s_words() -> None:
     async with serving() as port:
         with pytest.raises(ExceptionGroup) as caught:
-            await serve_health(HealthConfig(host="127.0.0.1", port=port), lambda: READY)
+            await serve_health(HealthConfig(host="127.0.0.1", port=port), lambda: READY, Counters())
     error = caught.value.exceptions[0]
     assert isinstance(error, StartError)
     assert str(error) == f"Failed to start health check server: Port {port} is already in use"

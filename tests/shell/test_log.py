@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.shell.test_counters import a_task
 from trio_runner import log
 
 
@@ -178,3 +181,80 @@ def test_lines_go_to_stdout_unless_told_otherwise(capsys: pytest.CaptureFixture[
     log.configure()
     log.get_logger("test").error("to stdout")
     assert capsys.readouterr() == ("to stdout\n", "")
+
+
+# JSON
+
+
+def in_json(
+    text: str,
+    *args: object,
+    stream: io.StringIO | None = None,
+    extra: dict[str, object] | None = None,
+    error: BaseException | None = None,
+) -> dict[str, object]:
+    """What a record looks like as JSON."""
+    out = stream or io.StringIO()
+    log.configure("DEBUG", as_json=True, stream=out)
+    log.get_logger("test").warning(text, *args, extra=extra, exc_info=error)
+    line = out.getvalue()
+    assert line.endswith("\n")
+    assert len(line.splitlines()) == 1
+    assert len(line) < 65_536
+    assert line.isascii()
+    decoded: dict[str, object] = json.loads(line)
+    return decoded
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_as_json_a_record_is_an_object_wherever_it_goes(stream: type[io.StringIO]) -> None:
+    line = in_json("Accepted task %s", "abc", stream=stream())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", str(line.pop("time")))
+    assert line == {"level": "WARNING", "logger": "trio_runner.test", "message": "Accepted task abc"}
+
+
+def test_as_json_the_line_that_ends_a_task_has_its_ids_and_its_outcome() -> None:
+    record = a_task()
+    line = in_json("Completed", extra=record.end("done", 11.5))
+    assert line["outcome"] == "done"
+    assert {name: line[name] for name in record.fields()} == record.fields()
+    assert (line["task_id"], line["workflow_id"], line["node_id"]) == ("t", "w", "n")
+
+
+def test_as_json_a_line_about_a_task_has_its_id_and_no_outcome() -> None:
+    line = in_json("[user code] x", extra={"task_id": "t"})
+    assert line["task_id"] == "t"
+    assert "outcome" not in line
+
+
+def test_as_json_an_exception_comes_with_its_traceback() -> None:
+    try:
+        raise ValueError("half \ud83d")
+    except ValueError as error:
+        line = in_json("oh", error=error)
+    assert "ValueError: half " in str(line["exception"])
+    assert "test_log.py" in str(line["exception"])
+
+
+@given(st.text(st.characters(), max_size=40))
+@example("a\nb\r\x1b[2J\x9b\u2028\u202e\ud83d😀")
+def test_as_json_any_text_is_one_line_that_every_reader_can_decode(text: str) -> None:
+    line = in_json("%s", text)
+    assert line["message"] == text.encode("utf-8", "backslashreplace").decode("utf-8")
+    msgspec.json.decode(json.dumps(line))
+
+
+@pytest.mark.parametrize("character", ["x", "é", "😀", "\ud83d", "\x00"])
+def test_as_json_the_longest_text_and_names_still_fit_into_what_a_launcher_reads(character: str) -> None:
+    record = a_task()
+    name = character * 100_000
+    record.settings = msgspec.structs.replace(record.settings, workflow_name=name, node_name=name, node_id=name)
+    line = in_json("%s", name, extra=record.end("done", 12.0))
+    assert str(line["message"]).endswith("… [cut]")
+    assert len(str(line["node_name"])) < 1500
+
+
+def test_names_that_n8n_did_not_give_are_null() -> None:
+    record = a_task()
+    record.settings = msgspec.structs.replace(record.settings, workflow_name=None)
+    assert in_json("x", extra=record.end("done", 12.0))["workflow_name"] is None

@@ -54,6 +54,7 @@ REJECT_FULL = "No open task slots - runner already at capacity"
 REJECT_DRAINING = "Runner is shutting down"
 REJECT_SUSPENDED = "Runner cannot run tasks now - its worker processes are being started"
 ACCEPT_WINDOW_ELAPSED = "Acknowledgement window elapsed"
+CONNECTION_LOST = "Connection to the broker was lost"
 
 _REMEMBERED_TASKS = 1024
 
@@ -116,6 +117,9 @@ class Note(msgspec.Struct, frozen=True):
 
     level: str
     text: str
+    task_id: str = ""
+    outcome: str = ""
+    """How the task ended that is ended with this: one that was accepted and never started."""
 
 
 Action = Send | StartTask | AbortTask | Deliver | OffersDue | Registered | Drained | Note
@@ -187,6 +191,10 @@ class Session:
     def tasks(self) -> dict[str, TaskState]:
         """The tasks in hand."""
         return {task_id: task.state for task_id, task in self._tasks.items()}
+
+    def accepted_at(self, task_id: str) -> float:
+        """When this task in hand was accepted."""
+        return self._tasks[task_id].settings_due - self._terms.settings_timeout
 
     def open_offers(self, now: float) -> int:
         """Offers that the broker can be expected to hold."""
@@ -265,7 +273,8 @@ class Session:
             description="n8n and the Python runner disagree on the message format. Check that their versions match.",
         )
         self._end(refused.task_id)
-        return self._settle([Send(task_error(refused.task_id, error))], now)
+        note = Note("error", f"Task {refused.task_id} failed: {error.message}", refused.task_id, "settings")
+        return self._settle([note, Send(task_error(refused.task_id, error))], now)
 
     def tick(self, now: float) -> list[Action]:
         """Lets time pass: gives up on settings that never came and looks for offers to renew."""
@@ -274,7 +283,7 @@ class Session:
             if task.state is TaskState.WAITING and task.settings_due <= now:
                 self._end(task_id)
                 text = f"Task settings did not arrive within {self._terms.settings_timeout:g} seconds"
-                actions.append(Note("warning", f"Gave up on task {task_id}: {text}"))
+                actions.append(Note("warning", f"Gave up on task {task_id}: {text}", task_id, "settings"))
                 actions.append(Send(task_error(task_id, ErrorBody(message=text))))
         return self._settle(actions, now)
 
@@ -316,9 +325,11 @@ class Session:
         for task_id, task in list(self._tasks.items()):
             if task.state is TaskState.WAITING:
                 self._end(task_id)
+                text = f"Cancelled task {task_id} (waiting for settings): {CONNECTION_LOST}"
+                actions.append(Note("info", text, task_id, "lost"))
             elif task.state is TaskState.RUNNING:
                 task.state = TaskState.ABORTING
-                actions.append(AbortTask(task_id, "Connection to the broker was lost"))
+                actions.append(AbortTask(task_id, CONNECTION_LOST))
         self._freed = False
         self._seat.leave()
         return actions
@@ -343,12 +354,12 @@ class Session:
         elif not self._seat.take(now):
             reason = REJECT_SUSPENDED if self._slots.suspended else REJECT_FULL
         if reason is not None:
-            actions.append(Note("debug", f"Rejected task {task_id}: {reason}"))
+            actions.append(Note("debug", f"Rejected task {task_id}: {reason}", task_id))
             actions.append(Send(TaskRejected(task_id=task_id, reason=reason)))
             return
         self._tasks[task_id] = _Task(TaskState.WAITING, now + self._terms.settings_timeout)
         actions.append(Send(TaskAccepted(task_id=task_id)))
-        actions.append(Note("info", f"Accepted task {task_id}"))
+        actions.append(Note("info", f"Accepted task {task_id}", task_id))
 
     def _start(self, message: TaskSettingsMessage, now: float, actions: list[Action]) -> None:
         task = self._tasks.get(message.task_id)
@@ -361,7 +372,7 @@ class Session:
         else:
             task.state = TaskState.RUNNING
             self._seat.learn(now - (task.settings_due - self._terms.settings_timeout))
-            actions.append(Note("info", f"Received task {message.task_id}"))
+            actions.append(Note("info", f"Received task {message.task_id}", message.task_id))
             actions.append(StartTask(message.task_id, message.settings))
 
     def _cancel(self, message: TaskCancel, actions: list[Action]) -> None:
@@ -373,7 +384,8 @@ class Session:
             actions.append(Note("warning", f"Received cancel for unknown task: {task_id}. Discarding message."))
         elif task.state is TaskState.WAITING:
             self._end(task_id)
-            actions.append(Note("info", f"Cancelled task {task_id} (waiting for settings): {message.reason}"))
+            text = f"Cancelled task {task_id} (waiting for settings): {message.reason}"
+            actions.append(Note("info", text, task_id, "cancelled"))
         elif task.state is TaskState.RUNNING:
             task.state = TaskState.ABORTING
             actions.append(AbortTask(task_id, message.reason))

@@ -168,7 +168,7 @@ def _result(prepared: Prepared, run: Run, code: CodeType, items: bytes | mmap.mm
     index.clear()
     payload = values.encode(value)
     if len(payload) > prepared.max_payload:
-        raise values.UnsendableError(
+        raise values.TooLargeError(
             f"The result is too large: {len(payload)} bytes of JSON, and n8n takes at most {prepared.max_payload}"
         )
     return payload
@@ -214,7 +214,7 @@ def _failure_bytes(prepared: Prepared, error: BaseException, source: str, index:
         return frames.encode(msgspec.structs.replace(failure, message=short, description=None))
     except BaseException as second:
         if issubclass(type(error), MemoryError):
-            return frames.encode(Failure(message=_out_of_memory(prepared.confinement), kind="limit"))
+            return frames.encode(Failure(message=_out_of_memory(prepared.confinement), kind="limit", limit="memory"))
         text = f"The program failed, and its error could not be described ({tracebacks.type_name(second)})"
         return frames.encode(Failure(message=text))
 
@@ -240,7 +240,10 @@ def _failure(prepared: Prepared, error: BaseException, source: str, stderr: str,
             line=line,
             item_index=item_index,
             kind="limit",
+            limit="memory",
         )
+    if kind is values.TooLargeError:
+        return Failure(message=tracebacks.text_of(error), kind="limit", limit="result_size")
     if kind is values.UnsendableError:
         path = tracebacks.clip(getattr(error, "path", ""), 300)
         where = f"The value stands at {path} of the result." if path else None

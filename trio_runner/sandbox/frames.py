@@ -78,6 +78,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     item_index: int | None = None
     before_start: bool = False
     kind: Literal["error", "syntax", "violation", "result", "limit", "worker"] = "error"
+    limit: Literal["memory", "result_size"] | None = None
+    """The limit that the child met by itself, if it was one."""
 
 
 _encoder = msgspec.msgpack.Encoder()

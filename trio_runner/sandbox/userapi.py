@@ -18,6 +18,7 @@ import msgspec
 from trio_runner.sandbox.tracebacks import clip, type_name
 
 MAX_PRINTS: Final = 100
+PRINTS_CUT: Final = "[Output truncated"
 MAX_PRINT_BYTES: Final = 1_048_576
 MAX_PRINT_TEXT: Final = 65_536
 MAX_STDERR: Final = 65_536
@@ -90,7 +91,7 @@ class Printer:
         """The program is over: records the unfinished line, and how many calls did not fit."""
         self.flush()
         if self._dropped:
-            self._emit(msgspec.json.encode([f"[Output truncated - {self._dropped} more print statements]"]))
+            self._emit(msgspec.json.encode([f"{PRINTS_CUT} - {self._dropped} more print statements]"]))
 
     @property
     def _full(self) -> bool:

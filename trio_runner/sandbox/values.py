@@ -35,6 +35,10 @@ class UnsendableError(Exception):
         self.path = path
 
 
+class TooLargeError(UnsendableError):
+    """A result that is larger than n8n takes."""
+
+
 def encode(value: object) -> bytes:
     """JSON bytes of any value. Raises `UnsendableError`, or what the value's own ``__str__`` raises."""
     try:
