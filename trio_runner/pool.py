@@ -23,7 +23,8 @@ import msgspec
 import trio
 
 from trio_runner.counters import Counters
-from trio_runner.errors import SandboxError, StartError, WorkerError
+from trio_runner.demands import check_layers
+from trio_runner.errors import StartError, WorkerError
 from trio_runner.log import get_logger
 from trio_runner.protocol.backoff import full_jitter
 from trio_runner.sandbox import records
@@ -292,7 +293,7 @@ class Pool:
                 if limit.cancelled_caught:
                     raise StartError(f"The zygote was not ready within {START_LIMIT:.0f} seconds")
                 assert self.report is not None
-                _check_layers(self.report, self._setup)
+                check_layers(self.report, self._setup)
                 for name, reason in self.report.not_preloaded.items():
                     log.warning("Module %s is allowed but cannot be imported here: %s", name, reason)
                 await self._serve_zygote(ours, task_status)
@@ -391,34 +392,6 @@ class Pool:
         for worker in self._idle:
             worker.end()
         self._idle.clear()
-
-
-def _check_layers(report: records.Report, setup: records.Setup) -> None:
-    """Says what holds and refuses to go on where that is not enough. Raises `SandboxError`."""
-    mode = setup.confinement.mode
-    status = {layer.name: layer for layer in report.layers}
-    active = [layer.name for layer in report.layers if layer.status == records.ACTIVE]
-    log.info("Sandbox %s%s: %s", mode, " (sealed: no file can be opened)" if report.sealed else "", ", ".join(active))
-    for layer in report.layers:
-        if layer.status == records.UNAVAILABLE:
-            log.info("Sandbox layer %s is unavailable: %s", layer.name, layer.detail)
-    for name in setup.confinement.require:
-        if status[name].status != records.ACTIVE:
-            raise SandboxError(
-                f"Sandbox layer {name} is required (N8N_RUNNERS_SANDBOX_REQUIRE) but {status[name].status}: "
-                f"{status[name].detail}"
-            )
-    seccomp = status["seccomp"].status == records.ACTIVE
-    if mode == "off":
-        log.warning("N8N_RUNNERS_SANDBOX is off: user code is contained by source checks alone")
-        if setup.policy.relaxed:
-            raise SandboxError("N8N_RUNNERS_POLICY=relaxed needs the sandbox: it leaves the containment to the kernel")
-    elif not seccomp:
-        # with seccomp alone the sealed mode holds; with Landlock alone processes and sockets would be open
-        raise SandboxError(
-            f"User code cannot be contained on this machine: {status['seccomp'].detail or 'no seccomp'}. "
-            "Set N8N_RUNNERS_SANDBOX=off to run it with source checks alone."
-        )
 
 
 def describe_status(status: int) -> str:

@@ -722,7 +722,7 @@ def test_a_lost_connection_frees_what_waited_at_once_and_stops_what_ran() -> Non
     slots = Slots(3)
     session = running(slots=slots)
     session.receive(accept("u", "o2"), 0.0)
-    note, stop = session.lose()
+    stop, note = session.lose()
     assert isinstance(note, Note)
     assert (note.task_id, note.outcome) == ("u", "lost")
     assert stop == AbortTask("t", "Connection to the broker was lost")
