@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trio_runner import pool
+from trio_runner.demands import check_layers
 from trio_runner.errors import SandboxError
 from trio_runner.sandbox.policy import Confinement, Policy
 from trio_runner.sandbox.records import ACTIVE, LAYERS, UNAVAILABLE, Layer, Report, Setup
@@ -22,25 +22,25 @@ def setup(*, relaxed: bool = False, **confinement: object) -> Setup:
 
 
 def test_all_layers_are_enough() -> None:
-    pool._check_layers(report(), setup(mode="strict", require=LAYERS))
+    check_layers(report(), setup(mode="strict", require=LAYERS))
 
 
 def test_a_required_layer_that_is_missing_ends_the_start_with_its_name_and_reason() -> None:
     with pytest.raises(SandboxError, match=r"landlock-files is required .* unavailable: not on this kernel"):
-        pool._check_layers(report("landlock-files"), setup(mode="strict", require=("landlock-files",)))
+        check_layers(report("landlock-files"), setup(mode="strict", require=("landlock-files",)))
     assert SandboxError.exit_code == 6
 
 
 def test_without_landlock_the_sealed_mode_is_enough_unless_more_was_required() -> None:
-    pool._check_layers(report("landlock-files", "landlock-signals", sealed=True), setup(mode="strict"))
+    check_layers(report("landlock-files", "landlock-signals", sealed=True), setup(mode="strict"))
 
 
 @pytest.mark.parametrize("relaxed", [False, True])
 def test_without_seccomp_it_starts_only_when_the_sandbox_is_off_and_never_relaxed(relaxed: bool) -> None:
     with pytest.raises(SandboxError, match="cannot be contained on this machine"):
-        pool._check_layers(report("seccomp"), setup(mode="strict", relaxed=relaxed))
+        check_layers(report("seccomp"), setup(mode="strict", relaxed=relaxed))
     if relaxed:
         with pytest.raises(SandboxError, match="relaxed needs the sandbox"):
-            pool._check_layers(report("seccomp"), setup(mode="off", relaxed=True))
+            check_layers(report("seccomp"), setup(mode="off", relaxed=True))
     else:
-        pool._check_layers(report("seccomp"), setup(mode="off"))
+        check_layers(report("seccomp"), setup(mode="off"))
