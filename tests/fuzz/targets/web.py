@@ -141,8 +141,14 @@ def _run(serve: Serve, read: Reader, beginnings: Sequence[bytes]) -> bytes:
     beginning = read.pick(beginnings)
     said = beginning + b"".join(read.pick(PHRASES) if read.below(4) else read.bytes() for _ in range(read.below(24)))
     pieces = read.pieces(said + read.bytes()) if read.flag() else [said + read.rest()]
-    logging.getLogger("trio_runner.http").disabled = True
-    return trio.run(_talk, serve, [piece for piece in pieces if piece], hangs_up, clock=MockClock(autojump_threshold=0))
+    logger = logging.getLogger("trio_runner.http")
+    before, logger.disabled = logger.disabled, True  # every handler that fails says so
+    try:
+        return trio.run(
+            _talk, serve, [piece for piece in pieces if piece], hangs_up, clock=MockClock(autojump_threshold=0)
+        )
+    finally:
+        logger.disabled = before
 
 
 async def _talk(serve: Serve, pieces: list[bytes], hangs_up: bool) -> bytes:
