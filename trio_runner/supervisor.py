@@ -99,6 +99,8 @@ class Runner:
             preload=config.preload,
             counters=self.counters,
         )
+        self.pool.changed = self._note_workers
+        self._note_workers()
         executor = executor or Executor(
             self.pool,
             task_timeout=config.task_timeout,
@@ -202,6 +204,13 @@ class Runner:
         self.tasks_cut_off = sum(link.cut_off(CUT_OFF_REASON) for link in self._links)
         log.error("Shutdown took too long: %d running task(s) cut off", self.tasks_cut_off)
         links.deadline = trio.current_time() + CUT_OFF_LIMIT
+
+    def _note_workers(self) -> None:
+        """Without a zygote a task would wait for its worker; elsewhere it need not, so nothing is offered."""
+        if self.pool.alive:
+            self._slots.resume()
+        else:
+            self._slots.suspend()
 
     def _note_activity(self) -> None:
         self._idle_clock.update(busy=self._slots.taken > 0, registered=any(link.registered for link in self._links))

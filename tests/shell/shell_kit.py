@@ -100,6 +100,7 @@ class FakePool:
 
     def __init__(self) -> None:
         self.alive = True
+        self.changed: Callable[[], None] = lambda: None
         self.report = None
         self.idle = 3
         self.busy = self.starting = 0
@@ -107,6 +108,11 @@ class FakePool:
 
     async def run(self) -> None:
         await trio.sleep_forever()
+
+    def become(self, *, alive: bool) -> None:
+        """The zygote is gone, or there is one again."""
+        self.alive = alive
+        self.changed()
 
 
 class FakeExecutor:

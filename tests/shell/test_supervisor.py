@@ -472,6 +472,51 @@ async def test_two_brokers_get_all_slots_offered_and_never_more_taken(jump_clock
         assert rig.executor.most == 2
 
 
+async def test_a_runner_without_a_zygote_takes_no_tasks_and_takes_them_again_in_the_moment_it_has_one(
+    jump_clock: MockClock,
+) -> None:
+    async with (
+        scripted_broker() as one,
+        scripted_broker() as other,
+        started(one.port, other.port, N8N_RUNNERS_MAX_CONCURRENCY="1") as rig,
+    ):
+        first, second = await registered(one), await registered(other)
+        spare = await first.offer()
+        await first.silence(1)
+        rig.pool.become(alive=False)
+        await first.send("broker:taskofferaccept", taskId="early", offerId=spare)
+        rejected = await first.until("runner:taskrejected")
+        assert rejected["reason"] == "Runner cannot run tasks now - its worker processes are being started"
+        await second.silence(0.1)
+        assert await first.silence(17) == await second.silence(17) == [], "not even what lapses is offered again"
+        rig.pool.become(alive=True)
+        since = trio.current_time()
+        await first.start("t", "return 1")
+        await first.until("runner:taskdone")
+        assert trio.current_time() - since < 0.1
+
+
+async def test_nothing_is_offered_before_there_is_a_zygote(jump_clock: MockClock) -> None:
+    class SlowPool(FakePool):
+        def __init__(self) -> None:
+            super().__init__()
+            self.alive = False
+
+        async def run(self) -> None:
+            await trio.sleep(20)
+            self.become(alive=True)
+            await super().run()
+
+    async with scripted_broker() as broker, trio.open_nursery() as nursery:
+        runner = Runner(config_for(broker.port), pool=SlowPool(), executor=FakeExecutor())  # type: ignore[arg-type]
+        nursery.start_soon(partial(runner.run, handle_signals=False))
+        connection = await registered(broker)
+        with trio.fail_after(60):
+            await connection.offer()
+        assert trio.current_time() == pytest.approx(20, abs=0.5)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_slot_that_one_broker_s_task_gives_back_is_offered_to_the_other_in_the_same_moment(
     jump_clock: MockClock,
 ) -> None:
@@ -699,3 +744,23 @@ async def test_a_real_task_that_takes_too_long_is_stopped() -> None:
         with trio.fail_after(20):
             outcome = await bench.run("while True: pass")
         assert outcome["error"]["message"] == "Task execution timed out after 1 second"
+
+
+async def test_a_killed_zygote_stops_the_offers_and_its_successor_starts_them_again() -> None:
+    async with running({"N8N_RUNNERS_MAX_CONCURRENCY": "2"}) as bench:
+        runner = bench.runner
+        assert await bench.run("return 1") == {"result": 1, "logs": []}
+        seen: list[bool] = []
+        note = runner.pool.changed
+
+        def note_and_see() -> None:
+            note()
+            seen.append(runner.slots.suspended)
+
+        runner.pool.changed = note_and_see
+        assert runner.pool.zygote_pid is not None
+        os.kill(runner.pool.zygote_pid, signal.SIGKILL)
+        with trio.fail_after(30):
+            await until(lambda: len(seen) == 2)
+            assert seen == [True, False]
+            assert await bench.run("return 2") == {"result": 2, "logs": []}
