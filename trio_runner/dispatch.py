@@ -17,7 +17,7 @@ import trio
 from trio_runner.counters import BrokerCounters
 from trio_runner.errors import ConnectionLostError
 from trio_runner.executor import Executor
-from trio_runner.log import get_logger
+from trio_runner.log import get_logger, naming
 from trio_runner.protocol.messages import BrokerMessage, ErrorBody, Refused, RunnerMessage, TaskResult
 from trio_runner.protocol.session import (
     AbortTask,
@@ -62,6 +62,7 @@ class Dispatcher:
         activity: Callable[[], None],
         *,
         counters: BrokerCounters | None = None,
+        label: str = "",
     ) -> None:
         self._session = session
         session.wake = self._wake
@@ -70,6 +71,7 @@ class Dispatcher:
         self._executor = executor
         self._activity = activity
         self._counters = counters or BrokerCounters("")
+        self._log = naming(log, label)
         self._scopes: dict[str, trio.CancelScope] = {}
         self._records: dict[str, TaskRecord] = {}
         self._cut_off: str | None = None
@@ -111,10 +113,12 @@ class Dispatcher:
     def refuse(self, refused: Refused) -> None:
         """One frame of the broker that is no message of ours: said once per type, then skipped."""
         if refused.kind != "unknown_type":
-            log.error("Error handling message: %s", refused.text)
+            self._log.error("Error handling message: %s", refused.text)
         elif refused.message_type not in self._odd_types and len(self._odd_types) < 100:
             self._odd_types.add(refused.message_type)
-            log.warning("Unknown message type: %s. Messages of this type are skipped.", refused.message_type[:200])
+            self._log.warning(
+                "Unknown message type: %s. Messages of this type are skipped.", refused.message_type[:200]
+            )
         self._carry_out(self._session.refuse(refused, trio.current_time()))
 
     def leave(self) -> None:
@@ -133,6 +137,10 @@ class Dispatcher:
         """The connection is gone: nothing of its tasks can be used any more."""
         self._carry_out(self._session.lose())
         self._activity()
+
+    def answered(self, seconds: float) -> None:
+        """The broker took so long to answer our ping."""
+        self._session.answered(seconds)
 
     def give_up(self, failure: ConnectionLostError) -> None:
         """Ends the connection from our side, without a word to a broker that would not hear it."""
@@ -167,7 +175,7 @@ class Dispatcher:
                 case OffersDue():
                     self._wake()
                 case Registered():
-                    log.info("Registered with broker")
+                    self._log.info("Registered with broker")
                     self._activity()
                 case Deliver():
                     pass  # only prints call n8n so far, and nobody waits for their answers
@@ -194,7 +202,7 @@ class Dispatcher:
     def _abort(self, action: AbortTask) -> None:
         record = self._records[action.task_id]
         extra = record.abort("lost" if self._session.phase is Phase.LOST else "cancelled", trio.current_time())
-        log.info("Cancelled task %s %s: %s", action.task_id, record.place, action.reason, extra=extra)
+        self._log.info("Cancelled task %s %s: %s", action.task_id, record.place, action.reason, extra=extra)
         if running := self._scopes.get(action.task_id):
             running.cancel()
 
@@ -203,7 +211,7 @@ class Dispatcher:
         if note.outcome:
             extra["outcome"] = note.outcome
             self._counters.tasks[note.outcome] += 1
-        log.log(_LEVELS[note.level], "%s", note.text, extra=extra)
+        self._log.log(_LEVELS[note.level], "%s", note.text, extra=extra)
 
     def _post(self, outgoing: Outgoing) -> None:
         try:
@@ -229,7 +237,7 @@ class Dispatcher:
                 )
             if scope.cancelled_caught and self._cut_off is not None and record.aborted is None:
                 extra = record.end("cut_off", trio.current_time())
-                log.error("Task %s failed %s: %s", task_id, record.place, self._cut_off, extra=extra)
+                self._log.error("Task %s failed %s: %s", task_id, record.place, self._cut_off, extra=extra)
                 result = task_error(task_id, ErrorBody(message=self._cut_off))
             # one result at a time waits in the outbox: a broker that does not read must not make us hoard them
             async with self._result_lane:
