@@ -13,12 +13,23 @@ from typing import assert_never
 
 import msgspec
 import trio
+from msgspec import Raw
 
 from trio_runner.counters import BrokerCounters
 from trio_runner.errors import ConnectionLostError
 from trio_runner.executor import Executor
 from trio_runner.log import get_logger, naming
-from trio_runner.protocol.messages import BrokerMessage, ErrorBody, Refused, RunnerMessage, TaskResult
+from trio_runner.outlet import PIECE
+from trio_runner.protocol.messages import (
+    BrokerMessage,
+    ErrorBody,
+    Refused,
+    ResultData,
+    RunnerMessage,
+    TaskDone,
+    TaskError,
+    TaskResult,
+)
 from trio_runner.protocol.session import (
     AbortTask,
     Action,
@@ -62,8 +73,10 @@ class Dispatcher:
         activity: Callable[[], None],
         *,
         counters: BrokerCounters | None = None,
+        large_one_arrives: Callable[[], bool] = lambda: False,
         label: str = "",
     ) -> None:
+        """``large_one_arrives`` says whether a part of a large message has come: settings may be on their way."""
         self._session = session
         session.wake = self._wake
         self._outbox = outbox
@@ -71,6 +84,8 @@ class Dispatcher:
         self._executor = executor
         self._activity = activity
         self._counters = counters or BrokerCounters("")
+        self._large_one_arrives = large_one_arrives
+        self._large_one_leaves = False
         self._log = naming(log, label)
         self._scopes: dict[str, trio.CancelScope] = {}
         self._records: dict[str, TaskRecord] = {}
@@ -148,14 +163,19 @@ class Dispatcher:
         self._nursery.cancel_scope.cancel()
 
     async def emit_offers(self) -> None:
-        """Offers each free slot as soon as it is free, renews offers that lapse. Runs until cancelled."""
+        """Offers each free slot as soon as it is free, renews offers that lapse. Runs until cancelled.
+
+        While a large result leaves nothing is offered: the offer would come when we count it as lapsed already, and
+        the answer to its acceptance too late.
+        """
         while True:
             now = trio.current_time()
-            ticked = self._session.tick(now)
+            ticked = self._session.tick(now, receiving=self._large_one_arrives())
             self._carry_out([action for action in ticked if not isinstance(action, OffersDue)])
-            self._carry_out(self._session.make_offers(now))
+            if not self._large_one_leaves:
+                self._carry_out(self._session.make_offers(now))
             deadline = self._session.next_deadline() or math.inf
-            if self._session.unoffered(now):
+            if not self._large_one_leaves and self._session.unoffered(now):
                 deadline = min(deadline, now + BEAT)
             with trio.move_on_at(deadline):
                 await self._emitter_woken.receive()
@@ -244,8 +264,14 @@ class Dispatcher:
                 written = trio.Event()
                 del self._scopes[task_id]
                 finished = True
-                self._finish(task_id, result, written)
-                await written.wait()
+                self._large_one_leaves = _is_large(result)
+                try:
+                    self._finish(task_id, result, written)
+                    await written.wait()
+                finally:
+                    if self._large_one_leaves:
+                        self._large_one_leaves = False
+                        self._wake()
         finally:
             if not finished:
                 self._scopes.pop(task_id, None)
@@ -262,3 +288,12 @@ class Dispatcher:
             record.never_told(trio.current_time())
         self._counters.ended(record)
         self._carry_out(actions)
+
+
+def _is_large(result: TaskResult | None) -> bool:
+    """Whether it takes so long to write that what comes after it has to wait."""
+    match result:
+        case TaskDone(data=ResultData(result=Raw() as value)) | TaskError(error=value):
+            return len(value) > PIECE
+        case _:
+            return False

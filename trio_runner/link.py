@@ -260,13 +260,20 @@ class Link:
         closed = trio.Event()
         async with trio.open_nursery() as nursery:
             self._dispatcher = dispatcher = Dispatcher(
-                session, outbox, nursery, self._executor, self._activity, counters=self._counters, label=self._label
+                session,
+                outbox,
+                nursery,
+                self._executor,
+                self._activity,
+                large_one_arrives=outlet.large_one_arrives,
+                counters=self._counters,
+                label=self._label,
             )
             try:
                 nursery.start_soon(_write_messages, websocket, outlet, to_write, closed)
                 nursery.start_soon(dispatcher.emit_offers)
                 nursery.start_soon(self._keep_alive, websocket, outlet, dispatcher)
-                lost = await self._receive_messages(websocket, dispatcher)
+                lost = await self._receive_messages(websocket, outlet, dispatcher)
                 if lost is None:
                     await closed.wait()
             finally:
@@ -275,13 +282,16 @@ class Link:
             nursery.cancel_scope.cancel()
         return lost or dispatcher.failure
 
-    async def _receive_messages(self, websocket: WebSocketConnection, dispatcher: Dispatcher) -> RetryableError | None:
+    async def _receive_messages(
+        self, websocket: WebSocketConnection, outlet: Outlet, dispatcher: Dispatcher
+    ) -> RetryableError | None:
         """Takes frames as they come and waits for nothing else: unread messages would hold up the pongs."""
         while True:
             try:
                 frame = await websocket.get_message()
             except ConnectionClosed as closed:
                 return _end(closed, heard=dispatcher.heard, left=dispatcher.left)
+            outlet.note_message()
             try:
                 message = decode_from_broker(frame)
             except Refused as refused:
