@@ -18,6 +18,8 @@ from trio_runner.http import Response
 pytestmark = pytest.mark.e2e
 
 URI = "N8N_RUNNERS_TASK_BROKER_URI"
+NO_PINGS = {"N8N_RUNNERS_HEARTBEAT_INTERVAL": "3600"}
+"""A connection that the test does not read from would not answer them."""
 FORBIDDEN = Response(403, b'{"code":403,"message":"Forbidden"}')
 
 
@@ -28,15 +30,9 @@ async def names() -> AsyncIterator[Names]:
 
 
 def behind(broker: ScriptedBroker, *more: str) -> dict[str, str]:
-    """The settings of a runner for the brokers behind the name n8n, at this one's port.
-
-    Without pings: a connection that the test does not read from would not answer them.
-    """
-    return {
-        URI: ",".join([f"dns+http://n8n:{broker.port}", *more]),
-        "N8N_RUNNERS_TASK_BROKER_DNS_INTERVAL": "20",
-        "N8N_RUNNERS_HEARTBEAT_INTERVAL": "3600",
-    }
+    """The settings of a runner for the brokers behind the name n8n, at this one's port."""
+    uri = ",".join([f"dns+http://n8n:{broker.port}", *more])
+    return {URI: uri, "N8N_RUNNERS_TASK_BROKER_DNS_INTERVAL": "20", **NO_PINGS}
 
 
 # Brokers behind a name
@@ -211,7 +207,7 @@ async def test_a_broker_that_refuses_the_token_is_asked_again_now_and_then_while
 ) -> None:
     async with scripted_broker() as good, scripted_broker() as bad:
         bad.logins = [FORBIDDEN]
-        async with started(good.port, bad.port) as rig:
+        async with started(good.port, bad.port, **NO_PINGS) as rig:
             connection = await registered(good)
             await connection.silence(200)
             assert rig.error is None
@@ -240,7 +236,7 @@ async def test_a_broker_that_refuses_the_token_is_asked_again_now_and_then_while
 async def test_a_runner_whose_token_every_broker_refuses_ends(jump_clock: MockClock) -> None:
     async with scripted_broker() as one, scripted_broker() as other:
         one.logins = other.logins = [FORBIDDEN]
-        async with started(one.port, other.port) as rig:
+        async with started(one.port, other.port, **NO_PINGS) as rig:
             assert isinstance(await rig.end(), AuthRefusedError)
             assert trio.current_time() < 1
 
@@ -248,7 +244,7 @@ async def test_a_runner_whose_token_every_broker_refuses_ends(jump_clock: MockCl
 async def test_a_runner_that_was_served_by_one_ends_when_that_one_refuses_the_token_too(jump_clock: MockClock) -> None:
     async with scripted_broker() as one, scripted_broker() as other:
         other.logins = [FORBIDDEN]
-        async with started(one.port, other.port) as rig:
+        async with started(one.port, other.port, **NO_PINGS) as rig:
             connection = await registered(one)
             await connection.silence(20)
             one.logins = [FORBIDDEN]
@@ -291,7 +287,7 @@ async def test_a_name_that_is_not_found_yet_may_stand_for_one_that_takes_the_tok
 
 
 async def test_with_several_brokers_a_line_says_which_one_it_is_about(jump_clock: MockClock, records: Records) -> None:
-    async with scripted_broker() as one, scripted_broker() as other, started(one.port, other.port):
+    async with scripted_broker() as one, scripted_broker() as other, started(one.port, other.port, **NO_PINGS):
         first = await registered(one)
         await registered(other)
         await first.start("t", "return 1")
