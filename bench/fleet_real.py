@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import trio
 from trio_websocket import WebSocketConnection, open_websocket_url
 
+from trio_runner.config import BrokerAddress
 from trio_runner.http import post_json
 from trio_runner.protocol.messages import RunnerInfo, TaskOffer, encode
 
@@ -54,7 +55,8 @@ class Target(NamedTuple):
     async def log_in(self) -> tuple[int, str]:
         """Status and, with 200, a grant token."""
         body = json.dumps({"token": self.token}).encode()
-        answer = await post_json(self.host, self.port, "/runners/auth", body, secure=False)
+        address = BrokerAddress(scheme="http", host=self.host, port=self.port)
+        answer = await post_json(address, "/runners/auth", body)
         return answer.status, json.loads(answer.body)["data"]["token"] if answer.status == 200 else ""
 
     async def knock(self, token: str) -> int:

@@ -5,6 +5,8 @@ A grant token works for one connection, so it is fetched anew for each.
 
 from __future__ import annotations
 
+import ssl
+
 import msgspec
 
 from trio_runner.config import BrokerAddress
@@ -20,7 +22,7 @@ class _Answer(msgspec.Struct):
     data: _Grant
 
 
-async def fetch_grant_token(address: BrokerAddress, auth_token: str) -> str:
+async def fetch_grant_token(address: BrokerAddress, auth_token: str, *, tls: ssl.SSLContext | None = None) -> str:
     """A fresh grant token.
 
     Raises `AuthRefusedError` when the auth token is wrong (final), `RateLimitedError` and `BrokerUnreachableError` when
@@ -28,19 +30,21 @@ async def fetch_grant_token(address: BrokerAddress, auth_token: str) -> str:
     """
     body = msgspec.json.encode({"token": auth_token})
     path = f"{address.base_path}/auth"
-    response = await post_json(address.host, address.port, path, body, secure=address.secure)
+    response = await post_json(address, path, body, tls=tls)
     if response.status == 200:
         try:
             return msgspec.json.decode(response.body, type=_Answer).data.token
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise BrokerUnreachableError(f"{address.label}{path} gave no token: {error}") from error
-    if response.status == 403:
+    if response.status in (401, 403):  # n8n says 403; 401 is what a proxy in front of it says
         raise AuthRefusedError(
             f"The broker at {address.label} refused the auth token. "
             "N8N_RUNNERS_AUTH_TOKEN must be the same for n8n and for this runner."
         )
     if response.status == 429:
-        raise RateLimitedError(f"{address.label} takes no more logins now (HTTP 429)", at_least=1.0)
+        raise RateLimitedError(
+            f"{address.label} takes no more logins now (HTTP 429)", at_least=max(1.0, response.retry_after)
+        )
     if response.status == 404:
         raise BrokerUnreachableError(
             f"{address.label}{path} does not exist (HTTP 404). "
@@ -48,4 +52,6 @@ async def fetch_grant_token(address: BrokerAddress, auth_token: str) -> str:
         )
     text = " ".join(response.body[:200].decode(errors="replace").split())
     detail = f": {text}" if text else ""
-    raise BrokerUnreachableError(f"{address.label}{path} answered HTTP {response.status}{detail}")
+    raise BrokerUnreachableError(
+        f"{address.label}{path} answered HTTP {response.status}{detail}", at_least=response.retry_after
+    )

@@ -63,7 +63,15 @@ def _var(name: str, default: str, meaning: str, unit: str = "", *, file: bool = 
 
 GRANT_TOKEN = _var("N8N_RUNNERS_GRANT_TOKEN", "", "single-use token, passed by n8n or its launcher", secret=True)
 AUTH_TOKEN = _var("N8N_RUNNERS_AUTH_TOKEN", "", "n8n's secret, with which a runner gets its own tokens", secret=True)
-BROKER_URI = _var("N8N_RUNNERS_TASK_BROKER_URI", "http://127.0.0.1:5679", "task broker; several are split by commas")
+BROKER_URI = _var(
+    "N8N_RUNNERS_TASK_BROKER_URI",
+    "http://127.0.0.1:5679",
+    "task brokers, split by commas; dns+http://name:port = every address behind the name",
+)
+DNS_INTERVAL = _var("N8N_RUNNERS_TASK_BROKER_DNS_INTERVAL", "30", "time between two lookups of a dns+ name", "seconds")
+BROKER_CA = _var(
+    "N8N_RUNNERS_TASK_BROKER_CA", "", "authorities to trust for https besides the system's: a PEM file's path, or PEM"
+)
 BASE_PATH = _var("N8N_RUNNERS_PATH", "/runners", "base path of the broker's endpoints, the same as on n8n")
 RUNNER_ID = _var("N8N_RUNNERS_ID", "", "id of this runner; empty = a random one")
 MAX_CONCURRENCY = _var("N8N_RUNNERS_MAX_CONCURRENCY", "5", "tasks that run at the same time", "tasks")
@@ -115,7 +123,10 @@ N8N_OTEL_SAMPLE_RATE = _var("N8N_OTEL_TRACES_SAMPLE_RATE", "1.0", "n8n's own, fo
 
 CONNECTION: Final = frozenset(
     spelling
-    for variable in (GRANT_TOKEN, AUTH_TOKEN, BROKER_URI, BASE_PATH, RUNNER_ID, HEALTH_ENABLED, MAX_CONCURRENCY)
+    for variable in (
+        *(GRANT_TOKEN, AUTH_TOKEN, BROKER_URI, DNS_INTERVAL, BROKER_CA, BASE_PATH, RUNNER_ID),
+        *(HEALTH_ENABLED, MAX_CONCURRENCY),
+    )
     for spelling in variable.spellings
 )
 """What a run without n8n does not take from the environment: where the broker is and how to be let in."""
@@ -142,6 +153,7 @@ _MODES: Mapping[str, Literal["strict", "network", "off"]] = {"strict": "strict",
 _LOG_LEVELS = frozenset(("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
 _MEANT_FALSE = frozenset(("false", "0", "no", "off", "n", "f"))
 _SCHEMES: Mapping[str, Literal["http", "https"]] = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
+_EVERY = "dns+"
 # The underscore is not legal in a host name, yet container networks use it.
 _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-._:")
 
@@ -165,12 +177,20 @@ class ConfigError(Exception):
 
 
 class BrokerAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one broker listens. ``host`` is bare: no brackets around an IPv6 address."""
+    """Where one broker listens. ``host`` and ``address`` are bare: no brackets around an IPv6 address."""
 
     scheme: Literal["http", "https"]
     host: str
     port: int
     base_path: str = BASE_PATH.default
+    every: bool = False
+    """Whether all brokers behind the name are meant: one at each address that it has (`at`)."""
+    address: str | None = None
+    """Where to connect to, when ``host`` is only the name for the Host header and for TLS."""
+
+    def at(self, address: str) -> BrokerAddress:
+        """The one broker that listens at this address."""
+        return msgspec.structs.replace(self, every=False, address=address)
 
     @property
     def secure(self) -> bool:
@@ -178,9 +198,16 @@ class BrokerAddress(msgspec.Struct, frozen=True, kw_only=True):
         return self.scheme == "https"
 
     @property
+    def authority(self) -> str:
+        """``host:port`` as in a Host header, IPv6 addresses in brackets."""
+        return _host_and_port(self.host, self.port)
+
+    @property
     def label(self) -> str:
-        """``host:port`` as in a Host header or a log line, IPv6 addresses in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        """What this broker is called in the log and in `/readyz`."""
+        if self.address is not None:
+            return f"{_host_and_port(self.address, self.port)} ({self.host})"
+        return f"dns+{self.authority}" if self.every else self.authority
 
     @property
     def websocket_path(self) -> str:
@@ -189,7 +216,11 @@ class BrokerAddress(msgspec.Struct, frozen=True, kw_only=True):
 
     def http_url(self, path: str) -> str:
         """The address of an endpoint below the base path: ``/auth`` gives ``http://127.0.0.1:5679/runners/auth``."""
-        return f"{self.scheme}://{self.label}{self.base_path}{path}"
+        return f"{self.scheme}://{self.authority}{self.base_path}{path}"
+
+
+def _host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _parse_broker(uri: str, base_path: str) -> BrokerAddress:
@@ -200,8 +231,11 @@ def _parse_broker(uri: str, base_path: str) -> BrokerAddress:
     base path works with the reference, so it is not added twice.
     """
     parts = urlsplit(uri)
-    if (scheme := _SCHEMES.get(parts.scheme)) is None:
-        raise ValueError("The scheme must be http, https, ws or wss")
+    every = parts.scheme.startswith(_EVERY)
+    if (scheme := _SCHEMES.get(parts.scheme.removeprefix(_EVERY))) is None:
+        raise ValueError(
+            f"The scheme must be http, https, ws or wss, with {_EVERY} in front for every address of a name"
+        )
     if not (host := parts.hostname):
         raise ValueError("The host is missing")
     if not _HOST_CHARACTERS.issuperset(host):
@@ -212,7 +246,7 @@ def _parse_broker(uri: str, base_path: str) -> BrokerAddress:
     path = parts.path.rstrip("/").removesuffix(base_path) + base_path
     if not _is_url_path(path):
         raise ValueError("The path holds a character that must be percent-encoded")
-    return BrokerAddress(scheme=scheme, host=host, port=port, base_path=path)
+    return BrokerAddress(scheme=scheme, host=host, port=port, base_path=path, every=every)
 
 
 def _is_url_path(path: str) -> bool:
@@ -241,6 +275,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     auth_token: str | None = None
     broker_uri: str = BROKER_URI.default
     brokers: tuple[BrokerAddress, ...] = (_parse_broker(BROKER_URI.default, BASE_PATH.default),)
+    dns_interval: int = int(DNS_INTERVAL.default)
+    broker_ca: str = ""
     base_path: str = BASE_PATH.default
     runner_id: str | None = None
     max_concurrency: int = int(MAX_CONCURRENCY.default)
@@ -263,6 +299,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     environment: str = ""
     deployment_name: str = ""
     tracing: TracingConfig | None = None
+
+    @property
+    def several_brokers(self) -> bool:
+        """Whether there may be more than one connection at a time."""
+        return len(self.brokers) > 1 or any(broker.every for broker in self.brokers)
 
     def describe(self) -> dict[str, object]:
         """Every field by name, with secrets as ``***``: fit for a log, a report or a screen."""
@@ -296,12 +337,15 @@ def load(environ: Mapping[str, str]) -> Loaded:
     read = _Reader(environ)
     grant_token, auth_token = read.tokens()
     broker_uri, base_path = read.text(BROKER_URI), read.base_path()
+    brokers = read.brokers(broker_uri, base_path, one_only=grant_token is not None)
     policy = read.policy()
     config = Config(
         grant_token=grant_token,
         auth_token=auth_token,
         broker_uri=broker_uri,
-        brokers=read.brokers(broker_uri, base_path),
+        brokers=brokers,
+        dns_interval=read.integer(DNS_INTERVAL, "DNS interval must be positive"),
+        broker_ca=read.broker_ca(brokers),
         base_path=base_path,
         runner_id=read.text(RUNNER_ID) or None,
         max_concurrency=read.integer(MAX_CONCURRENCY, "Max concurrency must be positive", high=_MAX_CONCURRENCY),
@@ -405,7 +449,7 @@ class _Reader:
             return BASE_PATH.default
         return text.rstrip("/")
 
-    def brokers(self, text: str, base_path: str) -> tuple[BrokerAddress, ...]:
+    def brokers(self, text: str, base_path: str, *, one_only: bool) -> tuple[BrokerAddress, ...]:
         if set(text) & set("@?#"):  # the value is not repeated: it may hold a password
             self.problems.append(
                 f"{BROKER_URI.name}: The URI must not hold a user name, a password, a query or a fragment. "
@@ -423,7 +467,16 @@ class _Reader:
                 self.warn(BROKER_URI, f"{broker.label} is named more than once and counts once.")
             else:
                 brokers.append(broker)
+        if one_only and (len(brokers) > 1 or any(broker.every for broker in brokers)):
+            remedy = f"Set {AUTH_TOKEN.name} instead of {GRANT_TOKEN.name}, or name one broker."
+            self.problem(BROKER_URI, text, f"A grant token is good for one connection with one broker. {remedy}")
         return tuple(brokers)
+
+    def broker_ca(self, brokers: tuple[BrokerAddress, ...]) -> str:
+        text = self.text(BROKER_CA).strip()
+        if text and brokers and not any(broker.secure for broker in brokers):
+            self.warn(BROKER_CA, "has no effect, because no broker is reached by https or wss.")
+        return text
 
     def integer(self, variable: Variable, rule: str, *, low: int = 1, high: int = _LONGEST, beyond: str = "") -> int:
         """``beyond`` is the complaint about more than ``high``, if the reference words it in a way of its own."""

@@ -13,12 +13,23 @@ from typing import assert_never
 
 import msgspec
 import trio
+from msgspec import Raw
 
 from trio_runner.counters import BrokerCounters
 from trio_runner.errors import ConnectionLostError
 from trio_runner.executor import Executor
-from trio_runner.log import get_logger
-from trio_runner.protocol.messages import BrokerMessage, ErrorBody, Refused, RunnerMessage, TaskResult
+from trio_runner.log import get_logger, naming
+from trio_runner.outlet import PIECE
+from trio_runner.protocol.messages import (
+    BrokerMessage,
+    ErrorBody,
+    Refused,
+    ResultData,
+    RunnerMessage,
+    TaskDone,
+    TaskError,
+    TaskResult,
+)
 from trio_runner.protocol.session import (
     AbortTask,
     Action,
@@ -62,7 +73,10 @@ class Dispatcher:
         activity: Callable[[], None],
         *,
         counters: BrokerCounters | None = None,
+        large_one_arrives: Callable[[], bool] = lambda: False,
+        label: str = "",
     ) -> None:
+        """``large_one_arrives`` says whether a part of a large message has come: settings may be on their way."""
         self._session = session
         session.wake = self._wake
         self._outbox = outbox
@@ -70,6 +84,9 @@ class Dispatcher:
         self._executor = executor
         self._activity = activity
         self._counters = counters or BrokerCounters("")
+        self._large_one_arrives = large_one_arrives
+        self._large_one_leaves = False
+        self._log = naming(log, label)
         self._scopes: dict[str, trio.CancelScope] = {}
         self._records: dict[str, TaskRecord] = {}
         self._cut_off: str | None = None
@@ -111,10 +128,12 @@ class Dispatcher:
     def refuse(self, refused: Refused) -> None:
         """One frame of the broker that is no message of ours: said once per type, then skipped."""
         if refused.kind != "unknown_type":
-            log.error("Error handling message: %s", refused.text)
+            self._log.error("Error handling message: %s", refused.text)
         elif refused.message_type not in self._odd_types and len(self._odd_types) < 100:
             self._odd_types.add(refused.message_type)
-            log.warning("Unknown message type: %s. Messages of this type are skipped.", refused.message_type[:200])
+            self._log.warning(
+                "Unknown message type: %s. Messages of this type are skipped.", refused.message_type[:200]
+            )
         self._carry_out(self._session.refuse(refused, trio.current_time()))
 
     def leave(self) -> None:
@@ -134,20 +153,29 @@ class Dispatcher:
         self._carry_out(self._session.lose())
         self._activity()
 
+    def answered(self, seconds: float) -> None:
+        """The broker took so long to answer our ping."""
+        self._session.answered(seconds)
+
     def give_up(self, failure: ConnectionLostError) -> None:
         """Ends the connection from our side, without a word to a broker that would not hear it."""
         self.failure = self.failure or failure
         self._nursery.cancel_scope.cancel()
 
     async def emit_offers(self) -> None:
-        """Offers each free slot as soon as it is free, renews offers that lapse. Runs until cancelled."""
+        """Offers each free slot as soon as it is free, renews offers that lapse. Runs until cancelled.
+
+        While a large result leaves nothing is offered: the offer would come when we count it as lapsed already, and
+        the answer to its acceptance too late.
+        """
         while True:
             now = trio.current_time()
-            ticked = self._session.tick(now)
+            ticked = self._session.tick(now, receiving=self._large_one_arrives())
             self._carry_out([action for action in ticked if not isinstance(action, OffersDue)])
-            self._carry_out(self._session.make_offers(now))
+            if not self._large_one_leaves:
+                self._carry_out(self._session.make_offers(now))
             deadline = self._session.next_deadline() or math.inf
-            if self._session.unoffered(now):
+            if not self._large_one_leaves and self._session.unoffered(now):
                 deadline = min(deadline, now + BEAT)
             with trio.move_on_at(deadline):
                 await self._emitter_woken.receive()
@@ -167,7 +195,7 @@ class Dispatcher:
                 case OffersDue():
                     self._wake()
                 case Registered():
-                    log.info("Registered with broker")
+                    self._log.info("Registered with broker")
                     self._activity()
                 case Deliver():
                     pass  # only prints call n8n so far, and nobody waits for their answers
@@ -194,7 +222,7 @@ class Dispatcher:
     def _abort(self, action: AbortTask) -> None:
         record = self._records[action.task_id]
         extra = record.abort("lost" if self._session.phase is Phase.LOST else "cancelled", trio.current_time())
-        log.info("Cancelled task %s %s: %s", action.task_id, record.place, action.reason, extra=extra)
+        self._log.info("Cancelled task %s %s: %s", action.task_id, record.place, action.reason, extra=extra)
         if running := self._scopes.get(action.task_id):
             running.cancel()
 
@@ -203,7 +231,7 @@ class Dispatcher:
         if note.outcome:
             extra["outcome"] = note.outcome
             self._counters.tasks[note.outcome] += 1
-        log.log(_LEVELS[note.level], "%s", note.text, extra=extra)
+        self._log.log(_LEVELS[note.level], "%s", note.text, extra=extra)
 
     def _post(self, outgoing: Outgoing) -> None:
         try:
@@ -229,15 +257,21 @@ class Dispatcher:
                 )
             if scope.cancelled_caught and self._cut_off is not None and record.aborted is None:
                 extra = record.end("cut_off", trio.current_time())
-                log.error("Task %s failed %s: %s", task_id, record.place, self._cut_off, extra=extra)
+                self._log.error("Task %s failed %s: %s", task_id, record.place, self._cut_off, extra=extra)
                 result = task_error(task_id, ErrorBody(message=self._cut_off))
             # one result at a time waits in the outbox: a broker that does not read must not make us hoard them
             async with self._result_lane:
                 written = trio.Event()
                 del self._scopes[task_id]
                 finished = True
-                self._finish(task_id, result, written)
-                await written.wait()
+                self._large_one_leaves = _is_large(result)
+                try:
+                    self._finish(task_id, result, written)
+                    await written.wait()
+                finally:
+                    if self._large_one_leaves:
+                        self._large_one_leaves = False
+                        self._wake()
         finally:
             if not finished:
                 self._scopes.pop(task_id, None)
@@ -254,3 +288,12 @@ class Dispatcher:
             record.never_told(trio.current_time())
         self._counters.ended(record)
         self._carry_out(actions)
+
+
+def _is_large(result: TaskResult | None) -> bool:
+    """Whether it takes so long to write that what comes after it has to wait."""
+    match result:
+        case TaskDone(data=ResultData(result=Raw() as value)) | TaskError(error=value):
+            return len(value) > PIECE
+        case _:
+            return False

@@ -19,11 +19,13 @@ import trio
 
 from trio_runner import __version__, log
 from trio_runner.auth import fetch_grant_token
-from trio_runner.config import AUTH_TOKEN, MIB, VARIABLES, Config, ConfigError, load
+from trio_runner.config import AUTH_TOKEN, MIB, VARIABLES, BrokerAddress, Config, ConfigError, load
 from trio_runner.errors import RunnerError, StartError
 from trio_runner.executor import Executor
+from trio_runner.http import trust
 from trio_runner.pool import Pool
 from trio_runner.protocol.messages import EMPTY_LIST, TaskDone, TaskError, TaskSettings
+from trio_runner.resolve import look_up
 from trio_runner.sandbox.records import ACTIVE, OFF
 from trio_runner.supervisor import confinement_of
 
@@ -107,20 +109,31 @@ def _available_memory() -> int:
 
 async def _try(config: Config, broken: bool) -> list[Finding]:
     findings = await _try_sandbox(config)
-    for address in config.brokers:
+    try:
+        brokers = [broker for named in config.brokers for broker in await _brokers_behind(named)]
+        tls = trust(config.broker_ca) if any(broker.secure for broker in brokers) else None
+    except RunnerError as error:
+        return [*findings, Finding("broker", config.broker_uri, "bad", str(error))]
+    for address in brokers:
         if config.auth_token is None or broken:
             text = "not tried: that takes N8N_RUNNERS_AUTH_TOKEN, a grant token works only once"
             findings.append(Finding("broker", address.label, "note", text))
             continue
         started = trio.current_time()
         try:
-            await fetch_grant_token(address, config.auth_token)
+            await fetch_grant_token(address, config.auth_token, tls=tls)
         except RunnerError as error:
             findings.append(Finding("broker", address.label, "bad", str(error)))
         else:
             took = (trio.current_time() - started) * 1000
             findings.append(Finding("broker", address.label, "ok", f"answers and takes our auth token ({took:.0f} ms)"))
     return findings
+
+
+async def _brokers_behind(broker: BrokerAddress) -> list[BrokerAddress]:
+    if not broker.every:
+        return [broker]
+    return [broker.at(address) for address in sorted(await look_up(broker.host, broker.port))]
 
 
 async def _try_sandbox(config: Config) -> list[Finding]:

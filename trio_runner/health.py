@@ -29,11 +29,12 @@ class BrokerState(msgspec.Struct, frozen=True):
     """One broker as the runner sees it."""
 
     broker: str
-    connected: bool
-    registered: bool
-    draining: bool
-    reconnects: int
-    last_error: str | None
+    connected: bool = False
+    registered: bool = False
+    draining: bool = False
+    auth_refused: bool = False
+    reconnects: int = 0
+    last_error: str | None = None
 
 
 class Readiness(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -18,6 +19,7 @@ import h11
 import msgspec
 import trio
 
+from trio_runner.config import BrokerAddress
 from trio_runner.errors import BrokerUnreachableError, StartError
 from trio_runner.log import get_logger
 
@@ -28,6 +30,8 @@ REQUEST_LIMIT = 10.0
 MAX_BODY = 65_536
 MAX_CONNECTIONS = 128
 """Exchanges at the same time; who comes on top is turned away, for the workers need descriptors too."""
+LONGEST_RETRY_AFTER = 300.0
+"""Seconds that a server can make us wait at most: a clock that is wrong somewhere must not cost days."""
 _READ = 4096
 
 
@@ -56,6 +60,8 @@ class Response(msgspec.Struct, frozen=True):
     status: int
     body: bytes = b""
     content_type: str = "text/plain; charset=utf-8"
+    retry_after: float = 0.0
+    """Seconds that the server wants to be left alone for."""
 
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -164,15 +170,32 @@ async def _answer(stream: trio.abc.Stream, response: Response, *, with_body: boo
     await stream.send_all((data or b"") + (response.body if with_body else b""))
 
 
-async def open_stream(host: str, port: int, *, secure: bool, limit: float = 10.0) -> trio.abc.Stream:
-    """A connection, with TLS if ``secure``. Raises `BrokerUnreachableError` with the reason in words."""
-    where = host_and_port(host, port)
+def trust(authorities: str = "") -> ssl.SSLContext:
+    """How servers are verified: by the system's authorities and these, given as PEM or as the path of a PEM file.
+
+    Raises `StartError` when they cannot be used. Blocking: reads files.
+    """
+    context = ssl.create_default_context()
+    if authorities:
+        pem = authorities if authorities.startswith("-----BEGIN") else None
+        try:
+            context.load_verify_locations(None if pem else authorities, cadata=pem)
+        except (OSError, ValueError, TypeError) as error:  # TypeError for what is not ASCII
+            what = "no certificate in PEM form" if isinstance(error, ssl.SSLError) or pem else _words(error)
+            raise StartError(f"N8N_RUNNERS_TASK_BROKER_CA cannot be used: {what}") from error
+    return context
+
+
+async def open_stream(
+    broker: BrokerAddress, *, tls: ssl.SSLContext | None = None, limit: float = 10.0
+) -> trio.abc.Stream:
+    """A connection, with TLS if the broker is ``secure``. Raises `BrokerUnreachableError` with the reason in words."""
     try:
         with trio.fail_after(limit):
-            plain = await trio.open_tcp_stream(host, port)
-            if not secure:
+            plain = await trio.open_tcp_stream(broker.address or broker.host, broker.port)
+            if not broker.secure:
                 return plain
-            stream = trio.SSLStream(plain, ssl.create_default_context(), server_hostname=host, https_compatible=True)
+            stream = trio.SSLStream(plain, tls or trust(), server_hostname=broker.host, https_compatible=True)
             try:
                 await stream.do_handshake()
             except BaseException:
@@ -180,29 +203,39 @@ async def open_stream(host: str, port: int, *, secure: bool, limit: float = 10.0
                 raise
             return stream
     except trio.TooSlowError:
-        raise BrokerUnreachableError(f"{where} did not answer within {limit:g}s") from None
+        raise BrokerUnreachableError(f"{broker.label} did not answer within {limit:g}s") from None
     except (OSError, trio.BrokenResourceError, UnicodeError) as error:
-        raise BrokerUnreachableError(_reason(error, where)) from error
+        raise BrokerUnreachableError(_reason(error, broker.label)) from error
 
 
-async def post_json(host: str, port: int, path: str, payload: bytes, *, secure: bool, limit: float = 10.0) -> Response:
+async def post_json(
+    broker: BrokerAddress, path: str, payload: bytes, *, tls: ssl.SSLContext | None = None, limit: float = 10.0
+) -> Response:
     """One POST with a JSON body. Raises `BrokerUnreachableError` for anything but an HTTP answer within ``limit``."""
-    where = host_and_port(host, port)
     try:
         with trio.fail_after(limit):
-            async with await open_stream(host, port, secure=secure, limit=limit) as stream:
-                return await _exchange(stream, where, path, payload)
+            async with await open_stream(broker, tls=tls, limit=limit) as stream:
+                return await _exchange(stream, broker.authority, path, payload)
     except trio.TooSlowError:
-        raise BrokerUnreachableError(f"{where} did not answer within {limit:g}s") from None
+        raise BrokerUnreachableError(f"{broker.label} did not answer within {limit:g}s") from None
     except trio.BrokenResourceError as error:
-        raise BrokerUnreachableError(_reason(error, where)) from error
+        raise BrokerUnreachableError(_reason(error, broker.label)) from error
     except h11.RemoteProtocolError as error:
-        raise BrokerUnreachableError(f"{where} does not speak HTTP: {error}") from error
+        raise BrokerUnreachableError(f"{broker.label} does not speak HTTP: {error}") from error
 
 
-def host_and_port(host: str, port: int) -> str:
-    """As in a Host header: an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def retry_after(value: bytes) -> float:
+    """The seconds that a Retry-After header asks for, as a number or as a date; 0 when it says nothing of use."""
+    text = value.decode("latin-1").strip()
+    if text.isdecimal():
+        return min(float(text[:9]), LONGEST_RETRY_AFTER)
+    from email.utils import parsedate_to_datetime  # 9 ms, for what hardly any server sends
+
+    try:
+        seconds = parsedate_to_datetime(text).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
 
 
 async def _exchange(stream: trio.abc.Stream, host: str, path: str, payload: bytes) -> Response:
@@ -217,19 +250,20 @@ async def _exchange(stream: trio.abc.Stream, host: str, path: str, payload: byte
     await stream.send_all(data + payload)
     connection.send(h11.Data(data=payload))
     connection.send(h11.EndOfMessage())
-    status, body = 0, b""
+    status, body, later = 0, b"", 0.0
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
             connection.receive_data(bytes(await stream.receive_some(_READ)))
         elif isinstance(event, h11.Response):
             status = event.status_code
+            later = max((retry_after(value) for name, value in event.headers if name == b"retry-after"), default=0.0)
         elif isinstance(event, h11.Data):
             body += event.data
             if len(body) > MAX_BODY:
                 raise h11.RemoteProtocolError("the answer is too large")
         elif isinstance(event, h11.EndOfMessage):
-            return Response(status, body)
+            return Response(status, body, retry_after=later)
         elif isinstance(event, h11.ConnectionClosed):
             raise h11.RemoteProtocolError("the connection closed in the middle of the answer")
 

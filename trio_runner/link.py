@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import random
 import secrets
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import cast
@@ -26,6 +27,7 @@ from trio_runner.config import BrokerAddress, Config
 from trio_runner.counters import Counters
 from trio_runner.dispatch import Dispatcher, Outgoing
 from trio_runner.errors import (
+    AuthRefusedError,
     BrokerUnreachableError,
     ConnectionLostError,
     GrantRefusedError,
@@ -35,10 +37,10 @@ from trio_runner.errors import (
 )
 from trio_runner.executor import Executor
 from trio_runner.health import BrokerState
-from trio_runner.http import open_stream
-from trio_runner.log import get_logger
+from trio_runner.http import open_stream, retry_after
+from trio_runner.log import get_logger, naming
 from trio_runner.outlet import Outlet
-from trio_runner.protocol.backoff import ReconnectTerms
+from trio_runner.protocol.backoff import ReconnectTerms, around
 from trio_runner.protocol.messages import Refused, decode_from_broker, encode
 from trio_runner.protocol.session import OfferTerms, Session
 from trio_runner.protocol.slots import Slots
@@ -51,6 +53,8 @@ TASK_TYPE = "python"
 CONNECT_LIMIT = 10.0
 CLOSE_LIMIT = 2.0
 _RECEIVE_BUFFER = 65_536
+_LARGE = 65_536
+"""Bytes within a heartbeat that are more than small talk: part of a large frame, on a link that is worth keeping."""
 _FAILED = "Failed to connect to broker: %s - retrying in %.1fs..."
 _GOING_AWAY = 1001
 _NORMAL = 1000
@@ -71,7 +75,14 @@ class Link:
         terms: OfferTerms | None = None,
         reconnect: ReconnectTerms | None = None,
         counters: Counters | None = None,
+        tls: ssl.SSLContext | None = None,
+        among_others: Callable[[], bool] = lambda: False,
+        trouble: Callable[[], None] = lambda: None,
     ) -> None:
+        """``among_others`` says whether another broker may be of use although this one refuses the auth token.
+
+        ``trouble`` is called for each connection that could not be made or was lost.
+        """
         self._address = address
         self._config = config
         self._runner_id = runner_id
@@ -81,12 +92,25 @@ class Link:
         self._terms = terms or OfferTerms()
         self._reconnect = reconnect or ReconnectTerms()
         self._counters = (counters or Counters()).broker(address.label)
+        self._tls = tls
+        self._among_others = among_others
+        self._trouble = trouble
+        self._label = address.label if config.several_brokers else ""
+        self._log = naming(log, self._label)
         self._scope = trio.CancelScope()
         self._dispatcher: Dispatcher | None = None
-        self._stopping = False
+        self.stopping = False
+        """Whether `stop` was called."""
         self._connected_at = math.inf
         self._connections = 0
         self._last_error: str | None = None
+        self.refused = False
+        """Whether the broker refused the auth token when it was last asked."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._dispatcher is not None
 
     @property
     def registered(self) -> bool:
@@ -98,8 +122,9 @@ class Link:
         dispatcher = self._dispatcher
         return BrokerState(
             broker=self._address.label,
-            connected=dispatcher is not None,
+            connected=self.connected,
             registered=self.registered,
+            auth_refused=self.refused,
             draining=dispatcher is not None and dispatcher.draining,
             reconnects=max(0, self._connections - 1),
             last_error=self._last_error,
@@ -107,7 +132,7 @@ class Link:
 
     def stop(self) -> None:
         """Ends `run`: at once when there is no connection, else when the running tasks are done and told."""
-        self._stopping = True
+        self.stopping = True
         if self._dispatcher is None:
             self._scope.cancel()
         else:
@@ -128,34 +153,48 @@ class Link:
                 except RetryableError as error:
                     self._last_error = str(error)
                     self._counters.failed(error.reason)
-                    if self._stopping:
-                        log.warning("%s; not connecting again, since this runner is stopping", error)
+                    if self.stopping:
+                        self._log.warning("%s; not connecting again, since it was being ended", error)
                         return
                     if self._config.auth_token is None:
-                        if isinstance(error, ConnectionLostError) and error.code == _GOING_AWAY:
-                            log.info("The broker is stopping; this runner's grant token is used up, so it ends too")
-                            return
-                        raise SingleUseError(
-                            f"{error}. A grant token works for one connection, so this process ends; "
-                            "n8n or its launcher starts another"
-                        ) from error
+                        self._end_with_the_grant(error)
+                        return
                     lost = isinstance(error, ConnectionLostError)
                     if lost and trio.current_time() - self._connected_at >= self._reconnect.settled_after:
                         waits = self._reconnect.waits(random.random)
-                    wait = max(next(waits), error.at_least)
+                    # jitter also on top of what the broker asks for, which it asks of all runners alike
+                    wait = next(waits) + error.at_least
                     text = "%s - connecting again in %.1fs..." if lost else _FAILED
-                    log.warning(text, error, wait)
+                    (log if self._address.label in str(error) else self._log).warning(text, error, wait)
+                except AuthRefusedError as error:
+                    self._last_error = str(error)
+                    self.refused = True
+                    if not self._among_others():
+                        raise
+                    wait = around(random.random, self._reconnect.refused_wait, by=0.5)
+                    log.error("%s The others are served; this one is asked again in %.0fs.", error, wait)
+                self._trouble()
                 await trio.sleep(wait)
+
+    def _end_with_the_grant(self, error: RetryableError) -> None:
+        """A grant token is used up with its connection. Raises `SingleUseError`, unless n8n has said goodbye."""
+        if isinstance(error, ConnectionLostError) and error.code == _GOING_AWAY:
+            self._log.info("The broker is stopping; this runner's grant token is used up, so it ends too")
+            return
+        raise SingleUseError(
+            f"{error}. A grant token works for one connection, so this process ends; n8n or its launcher starts another"
+        ) from error
 
     async def _connect_and_serve(self) -> None:
         """One connection. Returns when it was left on purpose, raises `RetryableError` for any other end."""
         address = self._address
         token = self._config.grant_token or ""
         if self._config.auth_token is not None:
-            token = await fetch_grant_token(address, self._config.auth_token)
+            token = await fetch_grant_token(address, self._config.auth_token, tls=self._tls)
+            self.refused = False
         if not (token.isascii() and token.isprintable()):
             raise GrantRefusedError("The grant token holds characters that cannot be sent")
-        stream = await open_stream(address.host, address.port, secure=address.secure, limit=CONNECT_LIMIT)
+        stream = await open_stream(address, tls=self._tls, limit=CONNECT_LIMIT)
         lost: RetryableError | None = None
         async with stream:
             try:
@@ -181,22 +220,22 @@ class Link:
         address = self._address
         refusal: RetryableError | None = None
 
-        def refused(reason: int | str) -> None:
+        def refused(reason: int | str, later: bytes) -> None:
             nonlocal refusal
-            refusal = _refusal(reason, address)
+            refusal = _refusal(reason, address, retry_after(later))
             limit.cancel()
 
         with trio.move_on_after(CONNECT_LIMIT) as limit:
             websocket = await wrap_client_stream(
                 nursery,
                 cast("trio.SocketStream", UpgradeWatch(stream, refused)),  # any stream will do
-                address.label,
+                address.authority,
                 f"{address.websocket_path}?id={quote(self._runner_id, safe='')}",
                 extra_headers=[(b"Authorization", f"Bearer {token}".encode())],
                 max_message_size=self._config.max_payload,
                 receive_buffer_size=_RECEIVE_BUFFER,
             )
-            log.info("Connected to broker")
+            self._log.info("Connected to broker")
             self._counters.connected(again=self._connections > 0)
             self._connections += 1
             self._connected_at = trio.current_time()
@@ -221,13 +260,20 @@ class Link:
         closed = trio.Event()
         async with trio.open_nursery() as nursery:
             self._dispatcher = dispatcher = Dispatcher(
-                session, outbox, nursery, self._executor, self._activity, counters=self._counters
+                session,
+                outbox,
+                nursery,
+                self._executor,
+                self._activity,
+                large_one_arrives=outlet.large_one_arrives,
+                counters=self._counters,
+                label=self._label,
             )
             try:
                 nursery.start_soon(_write_messages, websocket, outlet, to_write, closed)
                 nursery.start_soon(dispatcher.emit_offers)
-                nursery.start_soon(self._keep_alive, websocket, dispatcher)
-                lost = await self._receive_messages(websocket, dispatcher)
+                nursery.start_soon(self._keep_alive, websocket, outlet, dispatcher)
+                lost = await self._receive_messages(websocket, outlet, dispatcher)
                 if lost is None:
                     await closed.wait()
             finally:
@@ -236,13 +282,16 @@ class Link:
             nursery.cancel_scope.cancel()
         return lost or dispatcher.failure
 
-    async def _receive_messages(self, websocket: WebSocketConnection, dispatcher: Dispatcher) -> RetryableError | None:
+    async def _receive_messages(
+        self, websocket: WebSocketConnection, outlet: Outlet, dispatcher: Dispatcher
+    ) -> RetryableError | None:
         """Takes frames as they come and waits for nothing else: unread messages would hold up the pongs."""
         while True:
             try:
                 frame = await websocket.get_message()
             except ConnectionClosed as closed:
                 return _end(closed, heard=dispatcher.heard, left=dispatcher.left)
+            outlet.note_message()
             try:
                 message = decode_from_broker(frame)
             except Refused as refused:
@@ -252,21 +301,37 @@ class Link:
                 del message
             del frame  # not held until the next one comes: it may be large, and the task lets go of it when it is sent
 
-    async def _keep_alive(self, websocket: WebSocketConnection, dispatcher: Dispatcher) -> None:
+    async def _keep_alive(self, websocket: WebSocketConnection, outlet: Outlet, dispatcher: Dispatcher) -> None:
         """Notices a half-open connection by our own pings, within two intervals, and a broker that only says pong."""
         interval = self._config.heartbeat_interval
         while True:
             await trio.sleep(interval)
             if dispatcher.unregistered:
                 dispatcher.give_up(ConnectionLostError(f"The broker did not register this runner within {interval}s"))
-            # when this scope ends early, so does the connection: no frame can follow one that was cut
-            with trio.move_on_after(interval) as limit:
+            asked = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_watch_progress, outlet, interval, dispatcher)
                 try:
                     await websocket.ping()
                 except ConnectionClosed:
                     return
-            if limit.cancelled_caught:
-                dispatcher.give_up(ConnectionLostError(f"The broker did not answer our ping within {interval}s"))
+                nursery.cancel_scope.cancel()
+            dispatcher.answered(trio.current_time() - asked)
+
+
+async def _watch_progress(outlet: Outlet, interval: float, dispatcher: Dispatcher) -> None:
+    """While a ping is out: gives the connection up when nothing of what would hold up the pong moves.
+
+    A large frame may take longer than a heartbeat, in either direction. While one of ours is being written it must get
+    on; else it is the broker's turn, and more must come than the small talk of one that sends but does not listen.
+    """
+    while True:
+        received, sent = outlet.moved()
+        await trio.sleep(interval)
+        received_now, sent_now = outlet.moved()
+        moves = sent_now > sent if outlet.sending else received_now - received >= _LARGE
+        if not moves:
+            dispatcher.give_up(ConnectionLostError(f"The broker did not answer our ping within {interval}s"))
 
 
 async def _write_messages(
@@ -315,17 +380,17 @@ def _end(closed: ConnectionClosed, *, heard: bool, left: bool) -> RetryableError
     return ConnectionLostError(text.get(code or 0, "The connection to the broker was lost") + detail, code=code)
 
 
-def _refusal(reason: int | str, address: BrokerAddress) -> RetryableError:
+def _refusal(reason: int | str, address: BrokerAddress, later: float) -> RetryableError:
     """What an answer other than 101 to the upgrade request means: an HTTP status, or words when there was none."""
     if isinstance(reason, str):
         return BrokerUnreachableError(f"{address.label} {reason}")
     if reason in (401, 403):
         return GrantRefusedError(f"{address.label} refused the grant token (HTTP {reason})")
     if reason == 429:
-        return RateLimitedError(f"{address.label} takes no more connections now (HTTP 429)", at_least=1.0)
+        return RateLimitedError(f"{address.label} takes no more connections now (HTTP 429)", at_least=max(1.0, later))
     if reason == 404:
         return BrokerUnreachableError(
             f"{address.label}{address.websocket_path} does not exist (HTTP 404). "
             "N8N_RUNNERS_PATH must be the same for n8n and for this runner"
         )
-    return BrokerUnreachableError(f"{address.label} refused the connection (HTTP {reason})")
+    return BrokerUnreachableError(f"{address.label} refused the connection (HTTP {reason})", at_least=later)

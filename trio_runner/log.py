@@ -12,9 +12,10 @@ import json
 import logging
 import re
 import sys
+from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from io import TextIOWrapper
-from typing import TextIO
+from typing import Any, TextIO
 
 _COLOURS = {"DEBUG": "34", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "31"}
 _ROOT = "trio_runner"
@@ -28,6 +29,16 @@ _HARMFUL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u20
 def get_logger(name: str) -> logging.Logger:
     """The logger of one module of ours."""
     return logging.getLogger(f"{_ROOT}.{name}")
+
+
+def naming(logger: logging.Logger, label: str) -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+    """The same logger with ``label`` in front of every line, if there is one: for what there may be several of."""
+    return _Labelled(logger, {"label": label.replace("%", "%%")}) if label else logger
+
+
+class _Labelled(logging.LoggerAdapter[logging.Logger]):
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        return f"{self.extra['label']}: {msg}" if self.extra else msg, kwargs
 
 
 def configure(

@@ -39,10 +39,19 @@ class Outlet(Wrapped):
         self._turn = trio.Lock()
         self._received = 0
         self._sent = 0
+        self._read = 0
 
     def moved(self) -> tuple[int, int]:
         """Bytes that came and went so far. A frame or a piece of one counts when the system has taken all of it."""
         return self._received, self._sent
+
+    def note_message(self) -> None:
+        """A whole message was read: what came after it belongs to the next."""
+        self._read = self._received
+
+    def large_one_arrives(self) -> bool:
+        """Whether a part of a message has come that is larger than small ones are."""
+        return self._received - self._read >= PIECE
 
     @property
     def sending(self) -> bool:

@@ -156,6 +156,7 @@ class Pool:
         self._control: socket.socket | None = None
         self.restarts = 0
         self.report: records.Report | None = None
+        self.changed: Callable[[], None] = lambda: None  # to be set by who wants to know when `alive` may have changed
 
     @property
     def idle(self) -> int:
@@ -310,6 +311,7 @@ class Pool:
         self._control = control
         self._pinged_at, self._ping_at = math.inf, trio.current_time() + PING_AFTER
         self._refill()
+        self.changed()
         task_status.started()
         await self._listen(stream)
 
@@ -385,6 +387,7 @@ class Pool:
 
     def _forget_all(self) -> None:
         self._control = None
+        self.changed()
         self._requested = 0
         for worker in self._children.values():
             worker.note_exit(None)

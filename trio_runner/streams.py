@@ -12,6 +12,10 @@ import trio
 
 Chunk: TypeAlias = "bytes | bytearray"
 
+_HEAD_LIMIT = 1.0
+"""Seconds to wait for the rest of the headers of a refusal: they may hold a Retry-After, and nothing else of use."""
+_HEAD_SIZE = 16_384
+
 
 class Wrapped(trio.abc.Stream):
     """Does all that its stream does."""
@@ -58,11 +62,11 @@ class UpgradeWatch(Wrapped):
 
     trio-websocket waits for the end of an error's body, which n8n's answers do not have (no Content-Length, protocol.md
     3.1), and it does not notice a peer that hangs up instead of answering: both would look like a handshake that takes
-    too long. ``refused`` is called once, with the HTTP status or else with words; the reader gets nothing of it and
-    waits to be cancelled.
+    too long. ``refused`` is called once, with the HTTP status or else with words, and with what Retry-After says; the
+    reader gets nothing of it and waits to be cancelled.
     """
 
-    def __init__(self, stream: trio.abc.Stream, refused: Callable[[int | str], None]) -> None:
+    def __init__(self, stream: trio.abc.Stream, refused: Callable[[int | str, bytes], None]) -> None:
         super().__init__(stream)
         self._refused = refused
         self._held = b""
@@ -85,13 +89,27 @@ class UpgradeWatch(Wrapped):
             if not (version.startswith(b"HTTP/1.") and status[:3].isdigit()):
                 return await self._refuse("does not speak HTTP")
             if int(status[:3]) != 101:
+                with trio.move_on_after(_HEAD_LIMIT):
+                    await self._read_head()
                 return await self._refuse(int(status[:3]))
             self._upgraded = True
             held, self._held = self._held, b""
             return held
         return await self._stream.receive_some(max_bytes)
 
+    async def _read_head(self) -> None:
+        """Reads on to the end of the headers, if there is one."""
+        while b"\r\n\r\n" not in self._held and len(self._held) < _HEAD_SIZE:
+            try:
+                data = await self._stream.receive_some(_HEAD_SIZE)
+            except trio.BrokenResourceError:
+                return
+            if not data:
+                return
+            self._held += data
+
     async def _refuse(self, reason: int | str) -> Chunk:
-        self._refused(reason)
+        fields = (line.partition(b":") for line in self._held.partition(b"\r\n\r\n")[0].split(b"\r\n"))
+        self._refused(reason, next((value for name, _, value in fields if name.lower() == b"retry-after"), b""))
         await trio.sleep_forever()
         raise AssertionError

@@ -3,7 +3,9 @@
     Runner.run
     ├─ Runner._watch_signals    ├─ serve_health    ├─ Pool.run ── the zygote's process    ├─ IdleClock.run
     ├─ Runner._lose_patience
-    └─ Link.run, one per broker: logs in, connects, and takes the broker's messages
+    ├─ Links._watch_names
+    │    └─ NameWatch.run, one per name behind which there may be several brokers
+    └─ Links._serve, one per broker: logs in, connects, and takes the broker's messages
          ├─ WebSocketConnection._reader_task    ├─ Dispatcher.emit_offers    ├─ Link._keep_alive
          ├─ _write_messages
          └─ Dispatcher._execute, one per task, each with its own CancelScope
@@ -30,6 +32,7 @@ from trio_runner.errors import FatalError
 from trio_runner.executor import Executor
 from trio_runner.health import Readiness, serve_health
 from trio_runner.link import Link
+from trio_runner.links import Links
 from trio_runner.log import get_logger
 from trio_runner.pool import Pool
 from trio_runner.protocol.backoff import ReconnectTerms
@@ -99,6 +102,8 @@ class Runner:
             preload=config.preload,
             counters=self.counters,
         )
+        self.pool.changed = self._note_workers
+        self._note_workers()
         executor = executor or Executor(
             self.pool,
             task_timeout=config.task_timeout,
@@ -108,10 +113,11 @@ class Runner:
         )
         self._idle_clock = IdleClock(config.auto_shutdown_timeout)
         runner_id = config.runner_id or "".join(secrets.choice(_ID_ALPHABET) for _ in range(22))
-        self._links = [
-            Link(
-                address,
-                config,
+        self._links = Links(
+            config,
+            partial(
+                Link,
+                config=config,
                 runner_id=runner_id,
                 slots=self._slots,
                 executor=executor,
@@ -119,9 +125,8 @@ class Runner:
                 terms=terms,
                 reconnect=reconnect,
                 counters=self.counters,
-            )
-            for address in config.brokers
-        ]
+            ),
+        )
         self._root = trio.CancelScope()
         self._patience = trio.CancelScope()
         self.tasks_cut_off = 0
@@ -133,7 +138,7 @@ class Runner:
 
     def readiness(self) -> Readiness:
         """What `/readyz` answers: whether a task would be taken now."""
-        brokers = [link.state() for link in self._links]
+        brokers = self._links.states()
         return Readiness(
             ready=self.pool.alive and any(broker.registered for broker in brokers),
             brokers=brokers,
@@ -150,8 +155,7 @@ class Runner:
     def stop(self, within: float) -> None:
         """Starts a graceful shutdown: no more offers; what still runs after ``within`` seconds is cut off."""
         self._patience.deadline = min(self._patience.deadline, trio.current_time() + within)
-        for link in self._links:
-            link.stop()
+        self._links.stop()
 
     def stop_now(self) -> None:
         """Ends everything at once; what was running is lost and counts as cut off."""
@@ -190,21 +194,26 @@ class Runner:
         """Serves all brokers until each link has ended, by itself or because the patience of a shutdown is over."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._lose_patience, nursery.cancel_scope)
-            async with trio.open_nursery() as links:
-                for link in self._links:
-                    links.start_soon(link.run)
+            await self._links.run()
             nursery.cancel_scope.cancel()
 
     async def _lose_patience(self, links: trio.CancelScope) -> None:
         """When a shutdown's time is up: cuts off what runs, gives the word a moment to get out, then ends the links."""
         with self._patience:
             await trio.sleep_forever()
-        self.tasks_cut_off = sum(link.cut_off(CUT_OFF_REASON) for link in self._links)
+        self.tasks_cut_off = self._links.cut_off(CUT_OFF_REASON)
         log.error("Shutdown took too long: %d running task(s) cut off", self.tasks_cut_off)
         links.deadline = trio.current_time() + CUT_OFF_LIMIT
 
+    def _note_workers(self) -> None:
+        """Without a zygote a task would wait for its worker; elsewhere it need not, so nothing is offered."""
+        if self.pool.alive:
+            self._slots.resume()
+        else:
+            self._slots.suspend()
+
     def _note_activity(self) -> None:
-        self._idle_clock.update(busy=self._slots.taken > 0, registered=any(link.registered for link in self._links))
+        self._idle_clock.update(busy=self._slots.taken > 0, registered=self._links.registered)
 
     async def _watch_signals(self, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

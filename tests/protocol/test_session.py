@@ -416,6 +416,19 @@ def test_settings_that_never_come_end_in_an_error_when_the_timer_fires_and_not_b
     assert session.tasks == {}
 
 
+def test_settings_are_waited_for_as_long_as_a_large_message_is_coming_in() -> None:
+    session = waiting()
+    session.make_offers(0.0)
+    for second in range(10, 100):
+        assert sent(session.tick(float(second), receiving=True)) == []
+        assert session.next_deadline() == second + 1
+    assert of(session.receive(settings("t"), 99.5), StartTask) != []
+    session = waiting()
+    session.tick(10.0, receiving=True)
+    [error] = sent(session.tick(11.0))
+    assert "within 10 seconds" in bytes(error.error).decode()
+
+
 def test_the_settings_timer_can_be_set() -> None:
     session = waiting(terms=OfferTerms(settings_timeout=2.5))
     assert session.next_deadline() == 2.5

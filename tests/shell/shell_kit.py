@@ -11,7 +11,9 @@ import contextlib
 import hashlib
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,11 +22,13 @@ from msgspec import Raw
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
 from trio_runner.config import Config, load
+from trio_runner.errors import FatalError
 from trio_runner.executor import Emit
 from trio_runner.http import Request, Response, serve
 from trio_runner.protocol.messages import ErrorBody, ResultData, Rpc, TaskDone, TaskResult, TaskSettings
 from trio_runner.protocol.session import task_error
 from trio_runner.streams import Replay, Wrapped
+from trio_runner.supervisor import Runner
 from trio_runner.taskrecord import TaskRecord
 
 LIMIT = 120.0
@@ -92,6 +96,55 @@ async def read_head(stream: trio.abc.ReceiveStream) -> bytes:
     return data
 
 
+# Names
+
+
+class Names(trio.abc.HostnameResolver):
+    """A resolver that knows what the test says: addresses, an error, or None for a name server that hangs.
+
+    What ``turns`` has for a name comes one after the other, over and over.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[str] | OSError | None] = {}
+        self.turns: dict[str, list[list[str]]] = {}
+        self.asked: list[float] = []
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[Names]:
+        """Inside trio: every name is looked up here."""
+        trio.socket.set_custom_hostname_resolver(self)
+        try:
+            yield self
+        finally:
+            trio.socket.set_custom_hostname_resolver(None)
+
+    async def getaddrinfo(
+        self, host: bytes | None, port: bytes | str | int | None, family: int = 0, kind: int = 0, *_: object
+    ) -> Any:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(trio.current_time())
+        name = (host or b"").decode()
+        if turns := self.turns.get(name):
+            turns.append(turns.pop(0))
+            found: list[str] | OSError | None = turns[-1]
+        else:
+            found = self.found.get(name, socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+        if found is None:
+            await trio.sleep_forever()
+        if isinstance(found, OSError):
+            raise found
+        return [
+            (socket.AF_INET6, kind, 6, "", (address, port, 0, 0))
+            if ":" in address
+            else (socket.AF_INET, kind, 6, "", (address, port))
+            for address in found or []
+        ]
+
+    async def getnameinfo(self, sockaddr: object, flags: int) -> Any:
+        raise NotImplementedError
+
+
 # Workers without processes
 
 
@@ -100,6 +153,7 @@ class FakePool:
 
     def __init__(self) -> None:
         self.alive = True
+        self.changed: Callable[[], None] = lambda: None
         self.report = None
         self.idle = 3
         self.busy = self.starting = 0
@@ -107,6 +161,11 @@ class FakePool:
 
     async def run(self) -> None:
         await trio.sleep_forever()
+
+    def become(self, *, alive: bool) -> None:
+        """The zygote is gone, or there is one again."""
+        self.alive = alive
+        self.changed()
 
 
 class FakeExecutor:
@@ -183,6 +242,8 @@ class Connection:
         self.gate = gate
         self.request = request
         self.messages: list[dict[str, Any]] = []
+        self.offers: list[str] = []
+        """Every offer that was read, used or not."""
         self._offers: list[str] = []
 
     async def send(self, message_type: str, **fields: object) -> None:
@@ -197,6 +258,7 @@ class Connection:
         self.messages.append(message)
         if message["type"] == "runner:taskoffer":
             self._offers.append(message["offerId"])
+            self.offers.append(message["offerId"])
         return message
 
     async def until(self, message_type: str) -> dict[str, Any]:
@@ -267,8 +329,9 @@ class ScriptedBroker:
     `connection`.
     """
 
-    def __init__(self) -> None:
-        self.port = 0
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.host = host
+        self.port = port
         self.logins: list[Answer] = []
         self.upgrades: list[Answer] = []
         self.login_bodies: list[Any] = []
@@ -283,10 +346,16 @@ class ScriptedBroker:
         """The next connection that a runner opened."""
         return await self._connections.receive()
 
+    def connected(self, connection: Connection) -> None:
+        """For scripts that make connections of their own."""
+        self._found.send_nowait(connection)
+
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
             self.port = await nursery.start(
-                lambda task_status: serve(self._login, "127.0.0.1", 0, upgrade=self._upgrade, task_status=task_status)
+                lambda task_status: serve(
+                    self._login, self.host, self.port, upgrade=self._upgrade, task_status=task_status
+                )
             )
             task_status.started()
 
@@ -318,7 +387,7 @@ class ScriptedBroker:
                 gate = Gate(Replay(stream, request.raw))
                 handshake = await wrap_server_stream(nursery, gate, max_message_size=1 << 30)
                 websocket = await handshake.accept()
-                self._found.send_nowait(Connection(websocket, request, gate))
+                self.connected(Connection(websocket, request, gate))
         finally:
             self.open -= 1
         return None
@@ -331,19 +400,67 @@ def _next(answers: list[Answer]) -> Answer:
 
 
 @contextlib.asynccontextmanager
-async def scripted_broker() -> AsyncIterator[ScriptedBroker]:
+async def scripted_broker(host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[ScriptedBroker]:
     async with trio.open_nursery() as nursery:
-        broker = ScriptedBroker()
+        broker = ScriptedBroker(host, port)
         await nursery.start(broker.serve)
         yield broker
         nursery.cancel_scope.cancel()
 
 
-def config_for(port: int, *more_ports: int, grant_token: str | None = None, **variables: str) -> Config:
+def config_for(*ports: int, grant_token: str | None = None, **variables: str) -> Config:
     """The configuration of a runner for the brokers at these ports. With an auth token, unless given a grant token."""
-    uris = ",".join(f"http://127.0.0.1:{number}" for number in (port, *more_ports))
+    uris = ",".join(f"http://127.0.0.1:{number}" for number in ports)
     token = {"N8N_RUNNERS_GRANT_TOKEN": grant_token} if grant_token else {"N8N_RUNNERS_AUTH_TOKEN": "auth-secret"}
     return load({**token, "N8N_RUNNERS_TASK_BROKER_URI": uris, **variables}).config
+
+
+async def registered(broker: ScriptedBroker) -> Connection:
+    connection = await broker.connection()
+    await connection.register()
+    return connection
+
+
+# A whole runner
+
+
+class Started:
+    """A runner in the background, with workers without processes, and what became of it."""
+
+    def __init__(self, runner: Runner, pool: FakePool, executor: FakeExecutor) -> None:
+        self.runner = runner
+        self.pool = pool
+        self.executor = executor
+        self.error: FatalError | None = None
+        self.ended_at = 0.0
+        self._ended = trio.Event()
+
+    async def run(self, *, handle_signals: bool) -> None:
+        try:
+            await self.runner.run(handle_signals=handle_signals)
+        except FatalError as error:
+            self.error = error
+        self.ended_at = trio.current_time()
+        self._ended.set()
+
+    async def end(self) -> FatalError | None:
+        await self._ended.wait()
+        return self.error
+
+
+@contextlib.asynccontextmanager
+async def started(
+    *ports: int, grant_token: str | None = None, handle_signals: bool = False, **variables: str
+) -> AsyncIterator[Started]:
+    config = config_for(*ports, grant_token=grant_token, **variables)
+    pool, executor = FakePool(), FakeExecutor()
+    rig = Started(Runner(config, pool=pool, executor=executor), pool, executor)  # type: ignore[arg-type]
+    with trio.fail_after(5_000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(rig.run, handle_signals=handle_signals))
+            yield rig
+            nursery.cancel_scope.cancel()
+    assert rig.runner.slots.taken == 0
 
 
 def types(messages: Iterable[dict[str, Any]]) -> list[str]:

@@ -59,8 +59,9 @@ async def test_the_path_follows_the_base_path() -> None:
     assert heard[0].startswith(b"POST /n8n/runners/auth HTTP/1.1\r\n")
 
 
-async def test_403_is_final_and_says_which_variable_is_wrong() -> None:
-    error, text = await error_for(Response(403, b'{"code":403,"message":"Forbidden"}'))
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refused_auth_token_is_final_and_says_which_variable_is_wrong(status: int) -> None:
+    error, text = await error_for(Response(status, b'{"code":403,"message":"Forbidden"}'))
     assert isinstance(error, AuthRefusedError)
     assert isinstance(error, FatalError)
     assert error.exit_code == 3
@@ -75,6 +76,24 @@ async def test_429_is_tried_again_not_before_a_second_has_passed() -> None:
     assert isinstance(error, RateLimitedError)
     assert error.at_least == 1.0
     assert text == "BROKER takes no more logins now (HTTP 429)"
+
+
+async def answered(head: bytes) -> RetryableError:
+    async def listen(stream: trio.SocketStream) -> None:
+        await read_head(stream)
+        await stream.send_all(head + b"\r\nContent-Length: 0\r\n\r\n")
+
+    async with tcp_server(listen) as port:
+        with pytest.raises(RetryableError) as caught:
+            await fetch_grant_token(BrokerAddress(scheme="http", host="127.0.0.1", port=port), SECRET)
+    return caught.value
+
+
+async def test_a_retry_after_is_kept_to() -> None:
+    assert (await answered(b"HTTP/1.1 429 Slow\r\nRetry-After: 17")).at_least == 17
+    assert (await answered(b"HTTP/1.1 429 Slow\r\nRetry-After: 0")).at_least == 1
+    assert (await answered(b"HTTP/1.1 503 Down\r\nRetry-After: 30")).at_least == 30
+    assert (await answered(b"HTTP/1.1 503 Down")).at_least == 0
 
 
 async def test_404_says_which_variable_is_wrong() -> None:

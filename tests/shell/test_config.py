@@ -70,6 +70,8 @@ def test_an_environment_with_only_a_token_gives_the_defaults_of_the_reference() 
         "auth_token": None,
         "broker_uri": "http://127.0.0.1:5679",
         "brokers": (BrokerAddress(scheme="http", host="127.0.0.1", port=5679, base_path="/runners"),),
+        "dns_interval": 30,
+        "broker_ca": "",
         "base_path": "/runners",
         "runner_id": None,
         "max_concurrency": 5,
@@ -110,6 +112,7 @@ def test_a_config_built_without_arguments_is_what_an_empty_environment_would_giv
         ("N8N_RUNNERS_AUTO_SHUTDOWN_TIMEOUT", "15", "auto_shutdown_timeout", 15),
         ("N8N_RUNNERS_GRACEFUL_SHUTDOWN_TIMEOUT", "1", "graceful_shutdown_timeout", 1),
         ("N8N_RUNNERS_HEARTBEAT_INTERVAL", "7", "heartbeat_interval", 7),
+        ("N8N_RUNNERS_TASK_BROKER_DNS_INTERVAL", "5", "dns_interval", 5),
         ("N8N_RUNNERS_ALLOW_TRANSITIVE_IMPORTS", "true", "allow_transitive_imports", True),
         ("N8N_RUNNERS_LAUNCHER_LOG_LEVEL", "debug", "log_level", "DEBUG"),
         ("N8N_RUNNERS_LAUNCHER_LOG_LEVEL", "Critical", "log_level", "CRITICAL"),
@@ -368,8 +371,8 @@ def test_what_is_not_an_integer_is_refused_in_the_words_of_the_reference(variabl
     assert "without a fraction or a unit, for example" in text
 
 
-def test_nine_variables_are_integers() -> None:
-    assert len(INTEGERS) == 9  # guards the two tests above against an empty table
+def test_ten_variables_are_integers() -> None:
+    assert len(INTEGERS) == 10  # guards the two tests above against an empty table
 
 
 # Booleans
@@ -507,6 +510,53 @@ def test_a_broker_uri_becomes_an_address(uri: str, url: str, secure: bool, label
     assert url.removesuffix("/auth").endswith(broker.websocket_path.removesuffix("/_ws"))
 
 
+@pytest.mark.parametrize(
+    ("uri", "label", "secure", "port"),
+    [
+        ("dns+http://n8n-worker:5679", "dns+n8n-worker:5679", False, 5679),
+        ("DNS+HTTPS://n8n.example", "dns+n8n.example:443", True, 443),
+        ("dns+ws://n8n/", "dns+n8n:80", False, 80),
+        ("dns+wss://n8n:5679/runners", "dns+n8n:5679", True, 5679),
+    ],
+)
+def test_a_name_may_stand_for_every_broker_behind_it(uri: str, label: str, secure: bool, port: int) -> None:
+    loaded = read(**{URI: uri})
+    (name,) = loaded.config.brokers
+    assert loaded.warnings == ()
+    assert (name.every, name.label, name.secure, name.port) == (True, label, secure, port)
+    assert loaded.config.several_brokers
+    one = name.at("10.0.0.7")
+    assert (one.every, one.address, one.host) == (False, "10.0.0.7", name.host)
+    assert one.label == f"10.0.0.7:{port} ({name.host})"
+    assert one.authority == f"{name.host}:{port}", "for the Host header it stays the name"
+    assert one.http_url("/auth") == name.http_url("/auth")
+    assert name.at("fd00::7").label == f"[fd00::7]:{port} ({name.host})"
+
+
+def test_one_broker_is_not_several() -> None:
+    assert not config().several_brokers
+    assert config(**{URI: "http://a:1,http://b:1"}).several_brokers
+
+
+@pytest.mark.parametrize("uri", ["http://a:1,http://b:1", "dns+http://a:1"])
+def test_a_grant_token_is_for_one_broker(uri: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"N8N_RUNNERS_GRANT_TOKEN": "token", URI: uri})
+    assert caught.value.problems == (
+        f"{URI}={uri!r}: A grant token is good for one connection with one broker. "
+        "Set N8N_RUNNERS_AUTH_TOKEN instead of N8N_RUNNERS_GRANT_TOKEN, or name one broker.",
+    )
+    assert read(**{URI: uri}).config.several_brokers
+
+
+def test_authorities_that_no_connection_uses_are_warned_about() -> None:
+    loaded = read(N8N_RUNNERS_TASK_BROKER_CA="/etc/ca.pem", **{URI: "http://a:1"})
+    assert loaded.warnings == (
+        "N8N_RUNNERS_TASK_BROKER_CA: has no effect, because no broker is reached by https or wss.",
+    )
+    assert read(N8N_RUNNERS_TASK_BROKER_CA="/etc/ca.pem", **{URI: "https://a:1"}).warnings == ()
+
+
 def test_an_ipv6_host_is_kept_without_its_brackets() -> None:
     assert config(**{URI: "http://[::1]:5679"}).brokers[0].host == "::1"
 
@@ -642,6 +692,7 @@ SPECIFIED = """
     OTEL_EXPORTER_OTLP_ENDPOINT OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_HEADERS
     OTEL_EXPORTER_OTLP_TRACES_HEADERS N8N_OTEL_ENABLED N8N_OTEL_EXPORTER_OTLP_ENDPOINT
     N8N_OTEL_EXPORTER_OTLP_TRACING_PATH N8N_OTEL_EXPORTER_OTLP_HEADERS N8N_OTEL_TRACES_SAMPLE_RATE
+    N8N_RUNNERS_TASK_BROKER_DNS_INTERVAL N8N_RUNNERS_TASK_BROKER_CA
 """
 
 

@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.shell.shell_kit import FakeExecutor, Records
 from trio_runner.counters import BrokerCounters
 from trio_runner.dispatch import Dispatcher, Outgoing
+from trio_runner.outlet import PIECE
 from trio_runner.protocol.messages import (
     Drain,
     InfoRequest,
@@ -63,6 +64,9 @@ class Rig:
         self.slots = slots
         self.counters = BrokerCounters("b")
         self.closed = False
+        self.hold: trio.Event | None = None
+        """Set, it stands in the way of the writer until it happens."""
+        self.arriving = False
         self.dispatcher = Dispatcher(
             session,
             outbox,
@@ -70,6 +74,7 @@ class Rig:
             self.executor,  # type: ignore[arg-type]
             lambda: self.activity.append((round(trio.current_time(), 3), slots.taken)),
             counters=self.counters,
+            large_one_arrives=lambda: self.arriving,
         )
         if writing:
             nursery.start_soon(self.write)
@@ -77,6 +82,8 @@ class Rig:
 
     async def write(self) -> None:
         async for outgoing in self.inbox:
+            if self.hold is not None:
+                await self.hold.wait()
             self.sent.append((trio.current_time(), outgoing.message))
             if outgoing.written is not None:
                 outgoing.written.set()
@@ -390,6 +397,42 @@ async def test_while_nobody_writes_one_result_waits_and_the_others_keep_their_sl
         await wait_all_tasks_blocked()
         assert rig.slots.taken == 0
         assert sum(isinstance(message, TaskDone) for message in rig.messages) == 3
+
+
+@pytest.mark.parametrize("size", [1000, 1_000_000])
+async def test_while_a_large_result_leaves_nothing_is_offered_for_it_would_come_too_late(
+    autojump_clock: MockClock, size: int
+) -> None:
+    async with rigged(3) as rig:
+        rig.hold = trio.Event()
+        rig.start("t", f"result {size}")
+        await wait_all_tasks_blocked()
+        assert rig.slots.taken == 0
+        await trio.sleep(17)
+        rig.hold.set()
+        held_until = trio.current_time()
+        await trio.sleep(0.001)
+        late = [at for at, message in rig.sent[5:] if isinstance(message, TaskOffer)]
+        if size > PIECE:
+            assert late == [held_until] * 3, "each slot once"
+        else:
+            assert len(late) > 3, "a small one is not worth the trouble: what is behind it has lapsed"
+
+
+async def test_settings_that_are_on_their_way_are_waited_for(autojump_clock: MockClock) -> None:
+    async with rigged() as rig:
+        rig.arriving = True
+        rig.accept("t")
+        await trio.sleep(60)
+        assert len(rig.about("t")) == 1
+        rig.settings("t", "return 1")
+        await wait_all_tasks_blocked()
+        assert rig.about("t")[-1] == done("t", b"1")
+        rig.accept("u")
+        await trio.sleep(30)
+        rig.arriving = False
+        await trio.sleep(1.1)
+        assert failure_of(rig.about("u")[-1]) == {"message": "Task settings did not arrive within 10 seconds"}
 
 
 async def test_a_broker_that_reads_nothing_while_messages_pile_up_is_given_up_on() -> None:

@@ -116,6 +116,7 @@ async def test_readyz_is_200_or_503_with_the_whole_state_as_json(ready: bool, st
                     "connected": True,
                     "registered": True,
                     "draining": False,
+                    "auth_refused": False,
                     "reconnects": 2,
                     "last_error": "once",
                 }

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import time
 from collections.abc import AsyncIterator
+from email.utils import formatdate
 from functools import partial
+from pathlib import Path
 
+import msgspec
 import pytest
 import trio
+import trustme
 from trio.testing import MockClock
 
 from tests.shell.shell_kit import Records, mute, read_all, read_head, tcp_server
+from trio_runner.config import BrokerAddress
 from trio_runner.errors import BrokerUnreachableError, StartError
-from trio_runner.http import MAX_BODY, MAX_CONNECTIONS, REQUEST_LIMIT, Request, Response, post_json, serve
+from trio_runner.http import (
+    LONGEST_RETRY_AFTER,
+    MAX_BODY,
+    MAX_CONNECTIONS,
+    REQUEST_LIMIT,
+    Request,
+    Response,
+    post_json,
+    retry_after,
+    serve,
+    trust,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -207,9 +224,15 @@ async def _never(request: Request) -> Response:
 # The client
 
 
+def broker_at(host: str, port: int, *, secure: bool = False) -> BrokerAddress:
+    return BrokerAddress(scheme="https" if secure else "http", host=host, port=port)
+
+
 async def post(port: int, *, secure: bool = False, limit: float = 10.0) -> Response:
     with trio.fail_after(60):
-        return await post_json("127.0.0.1", port, "/runners/auth", b'{"token":"t"}', secure=secure, limit=limit)
+        return await post_json(
+            broker_at("127.0.0.1", port, secure=secure), "/runners/auth", b'{"token":"t"}', limit=limit
+        )
 
 
 async def post_to(answer: bytes) -> Response | str:
@@ -315,8 +338,83 @@ async def test_a_refused_connection_says_so() -> None:
 @pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example"])
 async def test_a_name_that_no_resolver_takes_is_unreachable_and_no_crash(host: str) -> None:
     with pytest.raises(BrokerUnreachableError) as caught:
-        await post_json(host, 5679, "/", b"{}", secure=False)
+        await post_json(broker_at(host, 5679), "/", b"{}")
     assert str(caught.value) == f"{host}:5679: that is no host name"
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (b"5", 5),
+        (b" 5 ", 5),
+        (b"0", 0),
+        (b"301", LONGEST_RETRY_AFTER),
+        (b"9" * 5000, LONGEST_RETRY_AFTER),
+        (b"-5", 0),
+        (b"1.5", 0),
+        (b"", 0),
+        (b"soon", 0),
+        (b"\xff\xfe", 0),
+        ("\u0665".encode(), 0),
+        (b"Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        (b"Wed, 21 Oct 2999 07:28:00 GMT", LONGEST_RETRY_AFTER),
+        (b"Wed, 99 Oct 2999 07:28:00 GMT", 0),
+        (b"Wed, 21 Oct 99999 07:28:00 GMT", 0),
+    ],
+)
+def test_a_retry_after_is_a_bounded_number_of_seconds(value: bytes, seconds: float) -> None:
+    assert retry_after(value) == seconds
+
+
+def test_a_retry_after_may_be_a_date() -> None:
+    assert 25 < retry_after(formatdate(time.time() + 30, usegmt=True).encode()) <= 31
+
+
+async def tls_server(stream: trio.SocketStream, certificate: trustme.LeafCert) -> None:
+    """Serves one login over TLS."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+    secure = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+    with contextlib.suppress(trio.BrokenResourceError):
+        head = await secure.receive_some()
+        await secure.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}" if b"Host: n8n" in head else b"")
+        await secure.aclose()
+
+
+@pytest.mark.parametrize("form", ["path", "text"])
+async def test_an_authority_of_one_s_own_is_trusted_and_a_name_is_verified_wherever_it_is(
+    form: str, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("n8n")
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    tls = trust(str(path) if form == "path" else path.read_text().strip())
+    async with tcp_server(partial(tls_server, certificate=certificate)) as port:
+        with trio.fail_after(20):
+            broker = broker_at("n8n", port, secure=True)
+            there = msgspec.structs.replace(broker, address="127.0.0.1")
+            assert await post_json(there, "/", b"{}", tls=tls) == Response(200, b"{}")
+            with pytest.raises(BrokerUnreachableError, match="TLS failed: unable to get local issuer certificate"):
+                await post_json(there, "/", b"{}")
+            other = msgspec.structs.replace(there, host="another")
+            with pytest.raises(BrokerUnreachableError, match="certificate is not valid for 'another'"):
+                await post_json(other, "/", b"{}", tls=tls)
+
+
+@pytest.mark.parametrize(
+    ("authorities", "words"),
+    [
+        ("/nowhere/ca.pem", "No such file or directory"),
+        ("README.md", "no certificate in PEM form"),
+        ("-----BEGIN CERTIFICATE-----\nabc", "no certificate in PEM form"),
+        ("-----BEGIN CERTIFICATE-----\u00e9", "no certificate in PEM form"),
+    ],
+)
+def test_authorities_that_cannot_be_used_end_the_start(authorities: str, words: str) -> None:
+    with pytest.raises(StartError) as caught:
+        trust(authorities)
+    assert str(caught.value) == f"N8N_RUNNERS_TASK_BROKER_CA cannot be used: {words}"
 
 
 async def test_tls_to_a_server_without_it_says_that_tls_is_the_trouble() -> None:

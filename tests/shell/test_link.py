@@ -8,16 +8,19 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import trio
 from trio.testing import MockClock
+from trio_websocket import wrap_server_stream
 
 from tests.shell.shell_kit import (
     Connection,
     FakeExecutor,
+    Gate,
     Records,
     ScriptedBroker,
     config_for,
@@ -33,6 +36,7 @@ from trio_runner.link import CLOSE_LIMIT, CONNECT_LIMIT, Link
 from trio_runner.protocol.backoff import ReconnectTerms
 from trio_runner.protocol.session import OfferTerms
 from trio_runner.protocol.slots import Slots
+from trio_runner.streams import Replay, Wrapped
 
 pytestmark = pytest.mark.e2e
 
@@ -214,6 +218,18 @@ async def test_a_429_is_not_tried_again_within_a_second(jump_clock: MockClock) -
         async with linked(broker.port):
             await registered(broker)
             assert broker.upgraded_at[1] - broker.upgraded_at[0] >= 2, "one for the upgrade, one for the login"
+
+
+async def test_a_429_is_not_tried_again_before_it_says_and_not_at_the_same_moment_by_all(jump_clock: MockClock) -> None:
+    async with scripted_broker() as broker:
+        broker.upgrades = [b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 20\r\n\r\n"] * 20 + [None]
+        async with linked(broker.port):
+            await registered(broker)
+            waits = [after - before for before, after in zip(broker.upgraded_at, broker.upgraded_at[1:], strict=False)]
+            assert len(waits) == 20
+            assert min(waits) >= 20
+            assert max(waits) <= 31
+            assert max(waits) - min(waits) > 2
 
 
 async def test_a_broker_that_opens_and_closes_has_refused_the_token(jump_clock: MockClock, records: Records) -> None:
@@ -475,6 +491,97 @@ async def test_a_broker_that_reads_nothing_is_left_within_two_heartbeats_and_fre
         assert (await connection.until("runner:taskdone"))["taskId"] == "after"
 
 
+class Throttled(Wrapped):
+    """A server's end of a slow link: so many bytes a second, in each direction."""
+
+    def __init__(self, stream: trio.abc.Stream, rate: int) -> None:
+        super().__init__(stream)
+        self._rate = rate
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        await trio.sleep(1)
+        return await super().receive_some(self._rate)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        for start in range(0, len(data), self._rate):
+            await trio.sleep(1)
+            await super().send_all(data[start : start + self._rate])
+
+
+def slow_upgrade(broker: ScriptedBroker, rate: int) -> Callable[[Request, trio.abc.Stream], Awaitable[None]]:
+    async def serve(request: Request, stream: trio.abc.Stream) -> None:
+        assert isinstance(stream, trio.SocketStream)
+        # it is the link that is slow, not the reader: megabytes that wait on his side would count as arrived
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 262_144)
+        async with trio.open_nursery() as nursery:
+            slow = Throttled(Replay(stream, request.raw), rate)
+            gate = Gate(slow)
+            handshake = await wrap_server_stream(nursery, gate, max_message_size=1 << 30)
+            broker.connected(Connection(await handshake.accept(), request, gate))
+
+    return serve
+
+
+async def test_large_messages_on_a_slow_link_may_take_longer_than_our_heartbeat_in_both_directions(
+    jump_clock: MockClock,
+) -> None:
+    """Pongs go between the pieces of what we send; what the broker sends is one frame, and its pong comes after it."""
+    async with scripted_broker() as broker:
+        broker.upgrades = [slow_upgrade(broker, 131_072)]
+        async with linked(broker.port, capacity=1, N8N_RUNNERS_HEARTBEAT_INTERVAL="10") as rig:
+            connection = await registered(broker)
+            since = trio.current_time()
+            await connection.take("t")
+            await connection.settings("t", "result 15000000" + " " * 6_000_000)
+            assert trio.current_time() - since > 40, "four heartbeats"
+            await connection.until("runner:taskdone")
+            assert trio.current_time() - since > 140
+            assert len(broker.upgrade_requests) == 1
+            assert rig.link.state().last_error is None
+
+
+async def test_small_talk_does_not_make_up_for_a_pong(jump_clock: MockClock) -> None:
+    async def chat(request: Request, stream: trio.abc.Stream) -> None:
+        """Sends now and then and reads nothing."""
+        await stream.send_all(switching_protocols(request))
+        with contextlib.suppress(trio.BrokenResourceError):
+            while True:
+                await stream.send_all(text_frame({"type": "broker:inforequest"}))
+                await stream.send_all(text_frame({"type": "broker:runnerregistered"}))
+                await trio.sleep(1)
+
+    async with scripted_broker() as broker:
+        broker.upgrades = [chat, None]
+        async with linked(broker.port, N8N_RUNNERS_HEARTBEAT_INTERVAL=str(HEARTBEAT)) as rig:
+            await registered(broker)
+            first, second = broker.upgraded_at
+            assert HEARTBEAT <= second - first <= 2 * HEARTBEAT + 1
+            assert "did not answer our ping" in str(rig.link.state().last_error)
+
+
+async def test_pings_of_the_broker_are_answered_while_a_large_result_is_on_its_way(jump_clock: MockClock) -> None:
+    async with scripted_broker() as broker:
+        broker.upgrades = [slow_upgrade(broker, 131_072)]
+        async with linked(broker.port, capacity=1):
+            connection = await registered(broker)
+            await connection.start("t", "result 20000000")
+            answered: list[float] = []
+
+            async def ping() -> None:
+                while True:
+                    asked = trio.current_time()
+                    await connection.websocket.ping()
+                    answered.append(trio.current_time() - asked)
+                    await trio.sleep(5)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ping)
+                await connection.until("runner:taskdone")
+                nursery.cancel_scope.cancel()
+            assert len(answered) > 3
+            assert max(answered) < 20, "what is in the system's buffers is before it, the rest of the result is not"
+
+
 async def test_a_broker_that_talks_and_does_not_listen_is_left_when_answers_pile_up(jump_clock: MockClock) -> None:
     async with scripted_broker() as broker, linked(broker.port, capacity=1) as rig:
         connection = await registered(broker)
@@ -707,7 +814,7 @@ async def test_a_link_that_is_stopped_does_not_come_back_when_its_connection_bre
         assert await rig.end() is None
         assert rig.executor.cancelled == ["t"]
         assert len(broker.upgrade_requests) == 1
-        assert records.having("not connecting again, since this runner is stopping")
+        assert records.having("not connecting again, since it was being ended")
 
 
 async def test_a_link_that_is_stopped_between_two_connections_ends_at_once(jump_clock: MockClock) -> None:

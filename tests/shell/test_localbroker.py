@@ -136,7 +136,7 @@ def call(bench: Served) -> Caller:
 
 
 async def auth(port: int, body: bytes) -> Response:
-    return await post_json("127.0.0.1", port, "/runners/auth", body, secure=False)
+    return await post_json(BrokerAddress(scheme="http", host="127.0.0.1", port=port), "/runners/auth", body)
 
 
 async def test_health_and_unknown_paths_answer_as_n8n_does() -> None:
@@ -144,7 +144,8 @@ async def test_health_and_unknown_paths_answer_as_n8n_does() -> None:
         async with await trio.open_tcp_stream("127.0.0.1", bench.port) as stream:
             await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             assert (await read_all(stream)).endswith(b'\r\n\r\n{"status":"ok"}')
-        assert (await post_json("127.0.0.1", bench.port, "/other", b"{}", secure=False)).status == 404
+        address = BrokerAddress(scheme="http", host="127.0.0.1", port=bench.port)
+        assert (await post_json(address, "/other", b"{}")).status == 404
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair
+from trio.testing import MemoryReceiveStream, MemorySendStream, MockClock, memory_stream_pair
 
 from trio_runner.streams import Replay, UpgradeWatch
 
@@ -33,7 +33,11 @@ async def watched(*parts: bytes, end: bool = False) -> tuple[UpgradeWatch, Pair,
         await far.send_all(part)
     if end:
         await far.send_eof()
-    return UpgradeWatch(near, found.append), far, found
+    return (
+        UpgradeWatch(near, lambda reason, later: found.extend([reason, later.decode()] if later else [reason])),
+        far,
+        found,
+    )
 
 
 async def test_an_upgraded_stream_gives_all_its_bytes_in_order() -> None:
@@ -81,6 +85,28 @@ async def test_an_answer_other_than_101_is_reported_once_and_never_read(answer: 
         assert refused == [reason]
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"HTTP/1.1 429 Too Many Requests\r\nX: y\r\nRetry-After: 7\r\n\r\nbody"],
+        [b"HTTP/1.1 429 Too Many Requests\r\n", b"retry-after: 7\r", b"\n\r\n"],
+        [b"HTTP/1.1 429 Too Many Requests\r\nRETRY-AFTER: 7"],
+    ],
+)
+async def test_a_refusal_is_reported_with_its_retry_after(parts: list[bytes]) -> None:
+    stream, _, refused = await watched(*parts, end=True)
+    with trio.move_on_after(0.05):
+        await stream.receive_some()
+    assert refused == [429, " 7"]
+
+
+async def test_a_refusal_without_an_end_is_not_waited_for_long(autojump_clock: MockClock) -> None:
+    stream, _, refused = await watched(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3\r\n")
+    with trio.move_on_after(60):
+        await stream.receive_some()
+    assert refused == [503, " 3"]
+
+
 class Reset(trio.abc.ReceiveStream):
     """A connection that the peer has reset."""
 
@@ -94,7 +120,7 @@ class Reset(trio.abc.ReceiveStream):
 
 async def test_a_stream_that_breaks_before_it_answers_counts_as_hung_up() -> None:
     refused: list[int | str] = []
-    stream = UpgradeWatch(trio.StapledStream(MemorySendStream(), Reset()), refused.append)
+    stream = UpgradeWatch(trio.StapledStream(MemorySendStream(), Reset()), lambda reason, _: refused.append(reason))
     with trio.move_on_after(0.05):
         await stream.receive_some()
     assert refused == ["closed the connection instead of answering"]

@@ -5,11 +5,9 @@ Most tests use workers without processes and a clock that jumps; the last ones s
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
-from collections.abc import AsyncIterator
 from functools import partial
 
 import msgspec
@@ -19,70 +17,25 @@ from trio.testing import MockClock
 
 from tests.runner_kit import running
 from tests.shell.shell_kit import (
-    Connection,
     FakeExecutor,
     FakePool,
     Records,
-    ScriptedBroker,
     config_for,
+    registered,
     scripted_broker,
+    started,
     switching_protocols,
     text_frame,
     types,
     until,
 )
 from trio_runner import supervisor
-from trio_runner.errors import AuthRefusedError, FatalError, SingleUseError, StartError
+from trio_runner.errors import AuthRefusedError, SingleUseError, StartError
 from trio_runner.http import Request, Response
 from trio_runner.localbroker import LocalBroker, TaskFailed
 from trio_runner.supervisor import CUT_OFF_LIMIT, CUT_OFF_REASON, IdleClock, Runner
 
 pytestmark = pytest.mark.e2e
-
-
-class Started:
-    """A runner in the background, with workers without processes, and what became of it."""
-
-    def __init__(self, runner: Runner, pool: FakePool, executor: FakeExecutor) -> None:
-        self.runner = runner
-        self.pool = pool
-        self.executor = executor
-        self.error: FatalError | None = None
-        self.ended_at = 0.0
-        self._ended = trio.Event()
-
-    async def run(self, *, handle_signals: bool) -> None:
-        try:
-            await self.runner.run(handle_signals=handle_signals)
-        except FatalError as error:
-            self.error = error
-        self.ended_at = trio.current_time()
-        self._ended.set()
-
-    async def end(self) -> FatalError | None:
-        await self._ended.wait()
-        return self.error
-
-
-@contextlib.asynccontextmanager
-async def started(
-    *ports: int, grant_token: str | None = None, handle_signals: bool = False, **variables: str
-) -> AsyncIterator[Started]:
-    config = config_for(*ports, grant_token=grant_token, **variables)
-    pool, executor = FakePool(), FakeExecutor()
-    rig = Started(Runner(config, pool=pool, executor=executor), pool, executor)  # type: ignore[arg-type]
-    with trio.fail_after(5_000):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(rig.run, handle_signals=handle_signals))
-            yield rig
-            nursery.cancel_scope.cancel()
-    assert rig.runner.slots.taken == 0
-
-
-async def registered(broker: ScriptedBroker) -> Connection:
-    connection = await broker.connection()
-    await connection.register()
-    return connection
 
 
 # Idle shutdown (runner-behaviour 3)
@@ -472,6 +425,51 @@ async def test_two_brokers_get_all_slots_offered_and_never_more_taken(jump_clock
         assert rig.executor.most == 2
 
 
+async def test_a_runner_without_a_zygote_takes_no_tasks_and_takes_them_again_in_the_moment_it_has_one(
+    jump_clock: MockClock,
+) -> None:
+    async with (
+        scripted_broker() as one,
+        scripted_broker() as other,
+        started(one.port, other.port, N8N_RUNNERS_MAX_CONCURRENCY="1") as rig,
+    ):
+        first, second = await registered(one), await registered(other)
+        spare = await first.offer()
+        await first.silence(1)
+        rig.pool.become(alive=False)
+        await first.send("broker:taskofferaccept", taskId="early", offerId=spare)
+        rejected = await first.until("runner:taskrejected")
+        assert rejected["reason"] == "Runner cannot run tasks now - its worker processes are being started"
+        await second.silence(0.1)
+        assert await first.silence(17) == await second.silence(17) == [], "not even what lapses is offered again"
+        rig.pool.become(alive=True)
+        since = trio.current_time()
+        await first.start("t", "return 1")
+        await first.until("runner:taskdone")
+        assert trio.current_time() - since < 0.1
+
+
+async def test_nothing_is_offered_before_there_is_a_zygote(jump_clock: MockClock) -> None:
+    class SlowPool(FakePool):
+        def __init__(self) -> None:
+            super().__init__()
+            self.alive = False
+
+        async def run(self) -> None:
+            await trio.sleep(20)
+            self.become(alive=True)
+            await super().run()
+
+    async with scripted_broker() as broker, trio.open_nursery() as nursery:
+        runner = Runner(config_for(broker.port), pool=SlowPool(), executor=FakeExecutor())  # type: ignore[arg-type]
+        nursery.start_soon(partial(runner.run, handle_signals=False))
+        connection = await registered(broker)
+        with trio.fail_after(60):
+            await connection.offer()
+        assert trio.current_time() == pytest.approx(20, abs=0.5)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_slot_that_one_broker_s_task_gives_back_is_offered_to_the_other_in_the_same_moment(
     jump_clock: MockClock,
 ) -> None:
@@ -617,7 +615,8 @@ async def test_the_tree_of_tasks_is_the_one_drawn_in_the_docstring() -> None:
         broker = LocalBroker(auth_token="auth-secret")
         port = await nursery.start(broker.serve)
         health = {f"N8N_RUNNERS_HEALTH_CHECK_SERVER_{name}": value for name, value in HEALTH.items()}
-        runner = Runner(config_for(port, **health), spare_workers=1)
+        uri = {"N8N_RUNNERS_TASK_BROKER_URI": f"dns+http://127.0.0.1:{port}"}
+        runner = Runner(config_for(**uri, **health), spare_workers=1)
         nursery.start_soon(runner.run)
         printed = trio.Event()
         body = {"code": "print('here')\nwhile True: pass", "nodeMode": "runOnceForAllItems", "items": []}
@@ -626,11 +625,10 @@ async def test_the_tree_of_tasks_is_the_one_drawn_in_the_docstring() -> None:
             await printed.wait()
         here = {qualified(child): child for child in nursery.child_tasks}
         root = here["Runner.run"]
-        link = below(root)["Link.run"]
-        found = {"Runner.run": set(below(root)), "Link.run": set(below(link))}
+        found = {name: set(below(task)) for name, task in [("Runner.run", root), *below(root).items()]}
         runner.stop_now()
         nursery.cancel_scope.cancel()
-    assert found == drawn()
+    assert {name: children for name, children in found.items() if name in drawn()} == drawn()
     assert runner.tasks_cut_off == 1
 
 
@@ -699,3 +697,23 @@ async def test_a_real_task_that_takes_too_long_is_stopped() -> None:
         with trio.fail_after(20):
             outcome = await bench.run("while True: pass")
         assert outcome["error"]["message"] == "Task execution timed out after 1 second"
+
+
+async def test_a_killed_zygote_stops_the_offers_and_its_successor_starts_them_again() -> None:
+    async with running({"N8N_RUNNERS_MAX_CONCURRENCY": "2"}) as bench:
+        runner = bench.runner
+        assert await bench.run("return 1") == {"result": 1, "logs": []}
+        seen: list[bool] = []
+        note = runner.pool.changed
+
+        def note_and_see() -> None:
+            note()
+            seen.append(runner.slots.suspended)
+
+        runner.pool.changed = note_and_see
+        assert runner.pool.zygote_pid is not None
+        os.kill(runner.pool.zygote_pid, signal.SIGKILL)
+        with trio.fail_after(30):
+            await until(lambda: len(seen) == 2)
+            assert seen == [True, False]
+            assert await bench.run("return 2") == {"result": 2, "logs": []}

@@ -18,6 +18,8 @@ class ReconnectTerms(msgspec.Struct, frozen=True, kw_only=True):
     """What the first wait is drawn below."""
     cap: float = 10.0
     """What every wait stays below."""
+    refused_wait: float = 60.0
+    """How long, on average, to leave a broker alone that refuses the auth token while others take it."""
     settled_after: float = 10.0
     """How long a connection must have lasted for its loss to start the backoff anew: two runners of the same id, which
     throw each other out, must not do so many times a second for ever."""
@@ -36,3 +38,8 @@ def full_jitter(random: Callable[[], float], *, base: float = 0.5, cap: float = 
     while True:
         yield random() * bound
         bound = min(cap, bound * 2)
+
+
+def around(random: Callable[[], float], mean: float, *, by: float) -> float:
+    """A wait in seconds, uniform up to ``by`` times the mean away from it, so that many do not keep step."""
+    return mean * (1 - by + 2 * by * random())

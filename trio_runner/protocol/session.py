@@ -276,11 +276,17 @@ class Session:
         note = Note("error", f"Task {refused.task_id} failed: {error.message}", refused.task_id, "settings")
         return self._settle([note, Send(task_error(refused.task_id, error))], now)
 
-    def tick(self, now: float) -> list[Action]:
-        """Lets time pass: gives up on settings that never came and looks for offers to renew."""
+    def tick(self, now: float, *, receiving: bool = False) -> list[Action]:
+        """Lets time pass: gives up on settings that never came and looks for offers to renew.
+
+        ``receiving`` says that a large message is coming in: who waits for settings waits on, for they may be in it.
+        """
         actions: list[Action] = []
         for task_id, task in list(self._tasks.items()):
             if task.state is TaskState.WAITING and task.settings_due <= now:
+                if receiving:
+                    task.settings_due = now + 1.0
+                    continue
                 self._end(task_id)
                 text = f"Task settings did not arrive within {self._terms.settings_timeout:g} seconds"
                 actions.append(Note("warning", f"Gave up on task {task_id}: {text}", task_id, "settings"))
