@@ -20,7 +20,7 @@ SHOWN_POLICIES = (
     "as shipped",
     "fixed 5 s",
     "doubling to 10 s, no jitter",
-    "full jitter to 5 s, after 429 to 10 s",
+    "full jitter to 5 s",
     "full jitter to 30 s",
 )
 
@@ -186,7 +186,7 @@ def spreading(fleet: Fleet) -> Picture:
         for number, (rest, validity) in enumerate(kinds):
             rows = [row for row in fleet.bursts if (row.rest, row.validity) == (rest, validity)]
             xs = [100 * row.jitter / row.validity for row in rows]
-            _line(drawn, number, xs, [row.most for row in rows], f"{validity:g} s, a burst each {rest:g} s")
+            _line(drawn, number, xs, [row.most for row in rows], f"{validity:g} s, burst each {rest:g} s")
         drawn.axes.axhline(fleet.bursts[0].drawn, color=colour("floor"), linestyle=(0, (4, 2)), label="drawn at random")
         drawn.axes.set_ylim(0, 5.5)
         drawn.axes.set_xlabel("jitter, % of an offer's validity")

@@ -20,7 +20,7 @@ from trio_runner.protocol.session import AbortTask, Action, OffersDue, OfferTerm
 from trio_runner.protocol.slots import Slots
 
 AT_LEAST = 1.0
-"""Seconds to wait after a 429, as in `trio_runner.link`."""
+"""Seconds to wait after a 429 on top of the jitter, as in `trio_runner.link`."""
 BEAT = 0.25
 """As in `trio_runner.dispatch`."""
 CLEAN_UP = 0.005
@@ -37,7 +37,7 @@ Policy = Callable[[Random], Wait]
 def as_shipped(random: Random) -> Wait:
     """What `trio_runner.link` does."""
     waits = ReconnectTerms().waits(random.random)
-    return lambda limited: max(next(waits), AT_LEAST if limited else 0.0)
+    return lambda limited: next(waits) + (AT_LEAST if limited else 0.0)
 
 
 class Host:

@@ -34,17 +34,17 @@ def doubling(base: float, cap: float) -> Policy:
 
     def policy(_random: Random) -> Wait:
         waits = full_jitter(lambda: 1.0, base=base, cap=cap)
-        return lambda limited: max(next(waits), AT_LEAST if limited else 0.0)
+        return lambda limited: next(waits) + (AT_LEAST if limited else 0.0)
 
     return policy
 
 
 def jittered(base: float, cap: float) -> Policy:
-    """Full jitter, and at least a second after a 429."""
+    """Full jitter, and a second more after a 429."""
 
     def policy(random: Random) -> Wait:
         waits = full_jitter(random.random, base=base, cap=cap)
-        return lambda limited: max(next(waits), AT_LEAST if limited else 0.0)
+        return lambda limited: next(waits) + (AT_LEAST if limited else 0.0)
 
     return policy
 
@@ -67,7 +67,6 @@ POLICIES: dict[str, Policy] = {
     "full jitter to 5 s": jittered(0.5, 5.0),
     "full jitter to 10 s": jittered(0.5, 10.0),
     "full jitter to 30 s": jittered(0.5, 30.0),
-    "full jitter to 5 s, after 429 to 10 s": apart(0.5, 5.0, 2.0, 10.0),
     "full jitter to 5 s, after 429 to 60 s": apart(0.5, 5.0, 2.0, 60.0),
 }
 
