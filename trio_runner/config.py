@@ -203,11 +203,14 @@ class BrokerAddress(msgspec.Struct, frozen=True, kw_only=True):
         return _host_and_port(self.host, self.port)
 
     @property
+    def name(self) -> str:
+        """What the configuration calls it: the same for all brokers behind one name."""
+        return f"{_EVERY}{self.authority}" if self.every or self.address is not None else self.authority
+
+    @property
     def label(self) -> str:
-        """What this broker is called in the log and in `/readyz`."""
-        if self.address is not None:
-            return f"{_host_and_port(self.address, self.port)} ({self.host})"
-        return f"dns+{self.authority}" if self.every else self.authority
+        """What this one broker is called in the log and in `/readyz`."""
+        return self.name if self.address is None else f"{_host_and_port(self.address, self.port)} ({self.host})"
 
     @property
     def websocket_path(self) -> str:

@@ -91,7 +91,7 @@ class Link:
         self._activity = activity
         self._terms = terms or OfferTerms()
         self._reconnect = reconnect or ReconnectTerms()
-        self._counters = (counters or Counters()).broker(address.label)
+        self._counters = (counters or Counters()).broker(address.name)
         self._tls = tls
         self._among_others = among_others
         self._trouble = trouble
@@ -168,6 +168,7 @@ class Link:
                     (log if self._address.label in str(error) else self._log).warning(text, error, wait)
                 except AuthRefusedError as error:
                     self._last_error = str(error)
+                    self._counters.failed("auth_refused")
                     self.refused = True
                     if not self._among_others():
                         raise

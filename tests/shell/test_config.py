@@ -528,6 +528,7 @@ def test_a_name_may_stand_for_every_broker_behind_it(uri: str, label: str, secur
     one = name.at("10.0.0.7")
     assert (one.every, one.address, one.host) == (False, "10.0.0.7", name.host)
     assert one.label == f"10.0.0.7:{port} ({name.host})"
+    assert one.name == name.name == label
     assert one.authority == f"{name.host}:{port}", "for the Host header it stays the name"
     assert one.http_url("/auth") == name.http_url("/auth")
     assert name.at("fd00::7").label == f"[fd00::7]:{port} ({name.host})"

@@ -52,6 +52,8 @@ async def test_every_broker_behind_a_name_gets_a_link_and_hears_the_name(names: 
         labels = {state.broker for state in rig.runner.readiness().brokers}
         assert labels == {f"127.0.0.2:{one.port} (n8n)", f"127.0.0.3:{one.port} (n8n)"}
         assert [len(broker.login_bodies) for broker in (one, other)] == [1, 1]
+        (counted,) = rig.runner.counters.brokers.values()
+        assert (counted.name, counted.connections) == (f"dns+n8n:{one.port}", 2), "metrics know names only"
         rig.runner.stop(5)
         assert await rig.end() is None
 
@@ -222,6 +224,7 @@ async def test_a_broker_that_refuses_the_token_is_asked_again_now_and_then_while
                 if "refused the auth" in record.msg % record.args
             )
             said = records.having(f"The broker at 127.0.0.1:{bad.port} refused the auth token. N8N_RUNNERS_AUTH_TOKEN")
+            assert rig.runner.counters.brokers[f"127.0.0.1:{bad.port}"].failures["auth_refused"] == len(said)
             assert len(bad.login_bodies) - len(said) in (0, 1), "each time, and the last answer may be under way"
             bad.logins = [None]
             late = await registered(bad)
