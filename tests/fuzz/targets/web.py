@@ -125,7 +125,8 @@ def upgrade(data: bytes) -> None:
 async def _upgraded(seen: list[bytes], reasons: list[int | str], stream: trio.abc.Stream) -> None:
     with trio.CancelScope() as scope:
 
-        def refused(reason: int | str) -> None:
+        def refused(reason: int | str, retry_after: bytes) -> None:
+            assert type(retry_after) is bytes
             reasons.append(reason)
             scope.cancel()
 
