@@ -154,7 +154,7 @@ def _without_log_lines(event: Any, hint: dict[str, Any]) -> Any:
     exceptions of ours are; and of their line, not its text."""
     if "log_record" not in hint:
         return event
-    if hint.get("exc_info") is None:
+    if hint.get("exc_info") is None or not hint["log_record"].name.startswith("trio_runner."):
         return None
     event.pop("logentry", None)
     return event
@@ -163,9 +163,12 @@ def _without_log_lines(event: Any, hint: dict[str, Any]) -> Any:
 def _start_tracing(config: Config, logger: Any) -> Tracing | None:
     if config.tracing is None:
         return None
+    from trio_runner import log
+
     try:
         from trio_runner.tracing import Tracing
 
+        log.adopt("opentelemetry")
         return Tracing(config.tracing)
     except ImportError:
         logger.warning("Tracing is configured, but OpenTelemetry is not installed: pip install 'trio-runner[otel]'")

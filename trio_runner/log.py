@@ -8,7 +8,6 @@ as fields (``extra`` of the logging call: ``task``, which can tell its own, or `
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
@@ -65,6 +64,14 @@ def configure(
     root.setLevel(level.upper() if level.upper() in _COLOURS else "INFO")
 
 
+def adopt(name: str) -> None:
+    """What another library has to say from a warning upwards goes where our records go, not to stderr."""
+    logger = logging.getLogger(name)
+    logger.handlers[:] = logging.getLogger(_ROOT).handlers
+    logger.propagate = False
+    logger.setLevel(max(logging.WARNING, logging.getLogger(_ROOT).level))
+
+
 def _one_line(text: str) -> str:
     """The launcher forwards lines: a record must be one, and below its 64 KiB (deployment.md 3.3). What user code
     prints must not be able to pose as another record or to talk to the terminal."""
@@ -87,6 +94,12 @@ class _PlainFormatter(logging.Formatter):
 class _JsonFormatter(logging.Formatter):
     """ASCII alone, so that no locale and no terminal can make anything else of it."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        import json  # which nobody else needs
+
+        self._encode = json.dumps
+
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -106,10 +119,10 @@ class _JsonFormatter(logging.Formatter):
         for name, value in line.items():
             if isinstance(value, str) and name not in ("message", "exception"):
                 line[name] = _cut(value, _LONGEST_NAME)
-        text = json.dumps(line)
+        text = self._encode(line)
         if len(text) > _LONGEST_LINE:  # a character can take twelve
             line |= {name: _cut(line[name], 1000) for name in ("message", "exception") if name in line}
-            text = json.dumps(line)
+            text = self._encode(line)
         return text
 
 

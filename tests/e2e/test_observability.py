@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,11 +24,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.runner_kit import Bench, running
 from tests.shell.shell_kit import until
 from tests.shell.test_health import free_port, get
+from tests.shell.test_tracing import collecting
 from trio_runner import log, metrics
 from trio_runner.config import TracingConfig
+from trio_runner.localbroker import LocalBroker
 from trio_runner.tracing import Tracing
 
 pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
 
 SETTINGS = {"workflowId": "w1", "workflowName": "Flow\n1", "nodeId": "n1", "nodeName": "Code"}
 LIMITS = {
@@ -202,6 +210,43 @@ async def test_each_task_is_a_span() -> None:
     assert all(0 < one["n8n.task.run_seconds"] < 60 for one in attributes)
 
 
+async def test_a_runner_process_sends_its_last_spans_before_it_ends_and_hides_the_headers_from_programs() -> None:
+    with collecting() as (address, taken), trio.fail_after(90):
+        environment = {
+            **os.environ,
+            "N8N_RUNNERS_AUTH_TOKEN": "token",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": address,
+            "OTEL_EXPORTER_OTLP_HEADERS": "tenant=s3cr3t",
+            "N8N_BLOCK_RUNNER_ENV_ACCESS": "false",
+            "N8N_RUNNERS_STDLIB_ALLOW": "os",
+        }
+        async with trio.open_nursery() as nursery:
+            broker = LocalBroker(auth_token="token")
+            port = await nursery.start(broker.serve)
+            environment["N8N_RUNNERS_TASK_BROKER_URI"] = f"http://127.0.0.1:{port}"
+            process = await nursery.start(
+                partial(
+                    trio.run_process,
+                    [sys.executable, "-m", "trio_runner"],
+                    env=environment,
+                    capture_stdout=True,
+                    check=False,
+                )
+            )
+            body = {"code": "import os\nreturn dict(os.environ)", "nodeMode": "runOnceForAllItems", "items": []}
+            seen = await broker.run_task(msgspec.json.encode(body | SETTINGS))
+            process.send_signal(signal.SIGTERM)
+            await process.wait()
+            nursery.cancel_scope.cancel()
+        assert process.returncode == 0
+        assert isinstance(seen.result, msgspec.Raw)
+        assert b"OTEL_EXPORTER_OTLP_ENDPOINT" in bytes(seen.result)
+        assert b"s3cr3t" not in bytes(seen.result)
+        ((path, headers, spans),) = taken
+    assert (path, headers["Tenant"]) == ("/v1/traces", "s3cr3t")
+    assert b"task.execute" in spans
+
+
 def test_a_runner_that_nobody_scrapes_or_traces_loads_none_of_the_heavy_libraries() -> None:
     program = """
 import sys, trio
@@ -217,5 +262,7 @@ trio.run(main)
 heavy = ("prometheus_client", "opentelemetry", "sentry_sdk", "requests", "structlog", "rich")
 print([name for name in heavy if name in sys.modules])
 """
-    ran = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
     assert (ran.returncode, ran.stdout) == (0, "[]\n"), ran.stderr

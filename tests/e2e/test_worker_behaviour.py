@@ -547,7 +547,7 @@ class Lines(logging.Handler):
 @contextmanager
 def pool_log() -> Iterator[list[str]]:
     """The pool's log lines, whatever other tests have configured."""
-    logger, handler = logging.getLogger("trio_runner.demands"), Lines()
+    logger, handler = logging.getLogger("trio_runner"), Lines()
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel("INFO")

@@ -169,6 +169,72 @@ def test_a_missing_sentry_is_a_hint_and_no_failure(monkeypatch: pytest.MonkeyPat
     assert "pip install 'trio-runner[sentry]'" in result.stdout
 
 
+@pytest.mark.e2e
+def test_sentry_is_told_of_our_own_exceptions_and_never_of_what_a_program_failed_with() -> None:
+    program = """
+import logging
+from tests.shell.test_tracing import collecting
+from trio_runner import cli, log
+from trio_runner.config import load
+
+with collecting() as (address, taken):
+    dsn = address.replace("http://", "http://key@") + "/1"
+    log.configure("INFO")
+    logger = log.get_logger("executor")
+    environ = {"N8N_RUNNERS_AUTH_TOKEN": "s3cret-token", "N8N_SENTRY_DSN": dsn}
+    cli._start_sentry(load(environ).config, logger)
+    logger.error("Task t failed: %s", "s3cret-data")
+    try:
+        raise KeyError("ours")
+    except KeyError:
+        logger.exception("Task %s met an internal error", "s3cret-task")
+    import sentry_sdk
+    sentry_sdk.flush(20)
+import gzip
+bodies = [gzip.decompress(body) if headers["Content-Encoding"] == "gzip" else body for _, headers, body in taken]
+events = b"".join(bodies)
+print(events.count(b'"type":"event"'), events.count(b'"type":"KeyError"'), b"s3cret" in events)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        cwd=Path(__file__).parents[2],
+    )
+    assert ran.stdout.splitlines()[-1:] == ["1 1 False"], ran.stdout + ran.stderr
+
+
+# Traces
+
+NOWHERE = {"N8N_RUNNERS_GRANT_TOKEN": "g", "N8N_RUNNERS_TASK_BROKER_URI": "http://127.0.0.1:1"}
+
+
+def test_missing_packages_for_traces_are_a_hint_and_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trio_runner.tracing", None)
+    result = invoke("start", N8N_OTEL_ENABLED="true", **NOWHERE)
+    assert result.stdout.count("pip install 'trio-runner[otel]'") == 1
+    assert result.exit_code == 4, "it went on to look for the broker"
+
+
+def test_traces_that_cannot_be_started_are_a_warning_without_secrets() -> None:
+    result = invoke(
+        "start",
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1",
+        OTEL_EXPORTER_OTLP_HEADERS=f"authorization={SECRET}",
+        OTEL_BSP_MAX_QUEUE_SIZE="-1",
+        **NOWHERE,
+    )
+    assert "Tracing cannot be started (ValueError)" in result.stdout
+    assert SECRET not in result.output
+    assert result.exit_code == 4
+
+
+def test_without_a_word_about_traces_nothing_is_said_of_them() -> None:
+    assert "rac" not in invoke("start", **NOWHERE).stdout.lower().replace("traceback", "")
+
+
 # exec
 
 

@@ -258,3 +258,17 @@ def test_names_that_n8n_did_not_give_are_null() -> None:
     record = a_task()
     record.settings = msgspec.structs.replace(record.settings, workflow_name=None)
     assert in_json("x", extra=record.end("done", 12.0))["workflow_name"] is None
+
+
+def test_the_warnings_of_a_library_that_was_adopted_go_where_ours_go() -> None:
+    out = io.StringIO()
+    log.configure("ERROR", stream=out)
+    library = logging.getLogger("a_library")
+    log.adopt("a_library")
+    logging.getLogger("a_library.part").error("lost\nit")
+    library.warning("too quiet for this level")
+    log.configure("DEBUG", stream=out)
+    log.adopt("a_library")
+    library.warning("heard")
+    library.info("too chatty")
+    assert out.getvalue() == "lost\\nit\nheard\n"

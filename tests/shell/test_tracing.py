@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeAlias
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -17,6 +19,9 @@ from opentelemetry.trace import StatusCode
 from tests.shell.test_counters import a_task
 from trio_runner.config import TracingConfig
 from trio_runner.tracing import Tracing
+
+Collector: TypeAlias = tuple[str, list[tuple[str, Message, bytes]]]
+"""A collector's address and what it was sent: path, headers, body."""
 
 
 def spans_of(outcome: str, *, leased_at: float | None = 11.0, sample_rate: float | None = None) -> list[ReadableSpan]:
@@ -74,9 +79,9 @@ def test_a_sample_rate_of_nothing_sends_nothing() -> None:
     assert spans_of("done", sample_rate=0.0) == []
 
 
-@pytest.fixture
-def collector() -> Iterator[tuple[str, list[tuple[str, Message, bytes]]]]:
-    """A collector's address and what it was sent: path, headers, body."""
+@contextmanager
+def collecting() -> Iterator[Collector]:
+    """A server that takes whatever it is sent."""
     taken: list[tuple[str, Message, bytes]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -96,10 +101,14 @@ def collector() -> Iterator[tuple[str, list[tuple[str, Message, bytes]]]]:
         thread.join(10)
 
 
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with collecting() as opened:
+        yield opened
+
+
 @pytest.mark.e2e
-def test_spans_go_where_n8n_s_own_configuration_says_with_its_headers(
-    collector: tuple[str, list[tuple[str, Message, bytes]]],
-) -> None:
+def test_spans_go_where_n8n_s_own_configuration_says_with_its_headers(collector: Collector) -> None:
     address, taken = collector
     config = TracingConfig(
         endpoint=f"{address}/otlp", headers="Authorization=Bearer%20x, tenant=a=b,junk", sample_rate=1.0
@@ -111,9 +120,7 @@ def test_spans_go_where_n8n_s_own_configuration_says_with_its_headers(
 
 
 @pytest.mark.e2e
-def test_spans_go_where_the_standard_variables_say(
-    collector: tuple[str, list[tuple[str, Message, bytes]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spans_go_where_the_standard_variables_say(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     address, taken = collector
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "tenant=c")
