@@ -13,11 +13,16 @@ from random import Random
 
 import trio
 
+from tests.chaos.certificates import Certificates
 from tests.chaos.faults import FAULTS, FROZEN, Fault
-from tests.chaos.lane import Certificates, Lane, Recovery, Step
+from tests.chaos.lane import Lane
+from tests.chaos.step import Recovery, Step
 
 LANES = 8
 TLS_LANES = 2
+"""The first ones: their brokers are behind TLS."""
+TWO_BROKERS = 2
+"""The last ones: their runners have a second broker."""
 PAIRS = 0.05
 """Of all faults, how many come two at a time."""
 FROZEN_EVERY = 400
@@ -101,7 +106,13 @@ async def run(
         folder = Path(name)
         certificates = Certificates.make(folder)
         running = [
-            Lane(number, folder, Random(f"{seed}/{number}"), certificates if number < TLS_LANES else None)
+            Lane(
+                number,
+                folder,
+                Random(f"{seed}/{number}"),
+                certificates if number < TLS_LANES else None,
+                has_neighbour=TLS_LANES <= number >= lanes - TWO_BROKERS,
+            )
             for number in chosen
         ]
         with _quietly():
@@ -117,9 +128,9 @@ async def run(
         seconds=trio.current_time() - began,
         planned=sum(len(step.faults) for number in chosen for step in plan[number]),
         recoveries=[recovery for lane in running for recovery in lane.recoveries],
-        outcomes=sum((lane.load.outcomes for lane in running), Counter()),
-        endings=sum((lane.ledger.counts() for lane in running), Counter()),
-        connections=sum(lane.ledger.connections for lane in running),
+        outcomes=sum((lane.outcomes() for lane in running), Counter()),
+        endings=sum((ledger.counts() for lane in running for ledger in lane.ledgers()), Counter()),
+        connections=sum(ledger.connections for lane in running for ledger in lane.ledgers()),
         replaced=sum(lane.replaced for lane in running),
         growth=(max(lane.growth[0] for lane in running), max(lane.growth[1] for lane in running)),
         stood_still=stillness.longest,
@@ -157,6 +168,6 @@ async def _tell_progress(lanes: list[Lane], say: Callable[[str], None]) -> None:
     while True:
         await trio.sleep(PROGRESS_EVERY)
         faults = sum(len(recovery.step.faults) for lane in lanes for recovery in lane.recoveries)
-        tasks = sum(lane.load.outcomes.total() for lane in lanes)
-        problems = sum(len(lane.problems) + len(lane.load.problems) + len(lane.ledger.problems) for lane in lanes)
+        tasks = sum(lane.outcomes().total() for lane in lanes)
+        problems = sum(lane.found() for lane in lanes)
         say(f"{trio.current_time() - began:5.0f} s  {faults:5d} faults  {tasks:6d} tasks  {problems} problems")

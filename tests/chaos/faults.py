@@ -18,11 +18,13 @@ import msgspec
 import trio
 
 from tests.chaos import load, process
+from tests.chaos.answers import Answer, refuse, say, say_nothing
 from tests.chaos.frame_ends import text_frame
 from tests.chaos.load import Cost, Load
 from tests.chaos.process import RunnerProcess
-from tests.chaos.proxy import Answer, Kind, Proxy, To, Weather, refuse, say, say_nothing
+from tests.chaos.proxy import Proxy
 from tests.chaos.site import Site
+from tests.chaos.weather import Kind, To, Weather
 
 
 class Target(Protocol):
@@ -344,3 +346,5 @@ FROZEN = Fault("SIGSTOP to the zygote for good", freeze_zygote, 20, 0, WORKER | 
 """Found out by the 10 s that a fork may take, so it is planned by number, not by weight."""
 PAIRED = Fault("two of these at once", cut, math.inf, 0)
 """A row of the report; its bound is that of both together."""
+ANYTHING = Fault("anything", kill_runner, math.inf, 0, frozenset(Cost), area="process")
+"""What excuses every loss: a new beginning after a fault that was not recovered from."""

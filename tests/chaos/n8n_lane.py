@@ -15,6 +15,7 @@ from random import Random
 
 import trio
 
+from tests.chaos.certificates import Certificates
 from tests.chaos.faults import FAULTS, Fault, Target, close_code, drain_broker, kill_broker, large_tasks
 from tests.chaos.lane import (
     AFTERMATH,
@@ -22,14 +23,11 @@ from tests.chaos.lane import (
     MORE_MEMORY,
     MORE_ZYGOTE_MEMORY,
     REST_LIMIT,
-    Certificates,
-    Excuse,
-    Recovery,
-    Step,
 )
 from tests.chaos.load import Cost
 from tests.chaos.process import CAPACITY, RunnerProcess, Usage, until
 from tests.chaos.proxy import Proxy
+from tests.chaos.step import Excuse, Recovery, Step
 from tests.e2e.n8n_server import AUTH_TOKEN, NOT_FINISHED, Answer, N8n, free_port, latest
 
 CALLERS = 3
