@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import tempfile
 from collections import Counter
@@ -13,15 +14,21 @@ from random import Random
 
 import trio
 
+from tests.chaos.certificates import Certificates
 from tests.chaos.faults import FAULTS, FROZEN, Fault
-from tests.chaos.lane import Certificates, Lane, Recovery, Step
+from tests.chaos.lane import Lane
+from tests.chaos.machine import Machine
+from tests.chaos.step import Recovery, Step
 
 LANES = 8
 TLS_LANES = 2
+"""The first ones: their brokers are behind TLS."""
+TWO_BROKERS = 2
+"""The last ones: their runners have a second broker."""
 PAIRS = 0.05
 """Of all faults, how many come two at a time."""
 FROZEN_EVERY = 400
-PROGRESS_EVERY = 15.0
+PROGRESS_EVERY = 15
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,8 @@ class Result:
     problems: list[str]
     endings: Counter[str] = field(default_factory=Counter)
     connections: int = 0
+    machine_took: float = 0.0
+    """Seconds in which some process waited for memory or the disk, or this one was not let run."""
     stood_still: float = 0.0
     """The longest time in seconds for which the machine did not let this process, brokers and proxies, run."""
 
@@ -96,17 +105,25 @@ async def run(
     """Runs the whole schedule, or one lane of it. Never raises for anything that a runner does."""
     plan = schedule(seed, faults, lanes)
     chosen = range(lanes) if only is None else (only,)
-    began, stillness = trio.current_time(), _Stillness()
+    began, machine = trio.current_time(), Machine()
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         folder = Path(name)
-        certificates = Certificates.make(folder)
+        certificates, turn = Certificates.make(folder), trio.Lock()
         running = [
-            Lane(number, folder, Random(f"{seed}/{number}"), certificates if number < TLS_LANES else None)
+            Lane(
+                number,
+                folder,
+                Random(f"{seed}/{number}"),
+                turn,
+                machine,
+                certificates if number < TLS_LANES else None,
+                has_neighbour=TLS_LANES <= number >= lanes - TWO_BROKERS,
+            )
             for number in chosen
         ]
         with _quietly():
             async with trio.open_nursery() as watch:
-                watch.start_soon(stillness.watch)
+                watch.start_soon(machine.watch)
                 watch.start_soon(_tell_progress, running, say)
                 async with trio.open_nursery() as nursery:
                     for lane in running:
@@ -117,12 +134,13 @@ async def run(
         seconds=trio.current_time() - began,
         planned=sum(len(step.faults) for number in chosen for step in plan[number]),
         recoveries=[recovery for lane in running for recovery in lane.recoveries],
-        outcomes=sum((lane.load.outcomes for lane in running), Counter()),
-        endings=sum((lane.ledger.counts() for lane in running), Counter()),
-        connections=sum(lane.ledger.connections for lane in running),
+        outcomes=sum((lane.outcomes() for lane in running), Counter()),
+        endings=sum((ledger.counts() for lane in running for ledger in lane.ledgers()), Counter()),
+        connections=sum(ledger.connections for lane in running for ledger in lane.ledgers()),
         replaced=sum(lane.replaced for lane in running),
         growth=(max(lane.growth[0] for lane in running), max(lane.growth[1] for lane in running)),
-        stood_still=stillness.longest,
+        stood_still=machine.longest,
+        machine_took=machine.took_since(began),
         problems=[f"lane {lane.number}: {problem}" for lane in running for problem in lane.problems],
     )
 
@@ -139,24 +157,18 @@ def _quietly() -> Iterator[None]:
         logger.setLevel(before)
 
 
-class _Stillness:
-    """How long nothing in this process ran: what was late then was not the runner's fault."""
-
-    def __init__(self) -> None:
-        self.longest = 0.0
-
-    async def watch(self) -> None:
-        while True:
-            due = trio.current_time() + 0.05
-            await trio.sleep_until(due)
-            self.longest = max(self.longest, trio.current_time() - due)
-
-
 async def _tell_progress(lanes: list[Lane], say: Callable[[str], None]) -> None:
-    began = trio.current_time()
-    while True:
-        await trio.sleep(PROGRESS_EVERY)
-        faults = sum(len(recovery.step.faults) for lane in lanes for recovery in lane.recoveries)
-        tasks = sum(lane.load.outcomes.total() for lane in lanes)
-        problems = sum(len(lane.problems) + len(lane.load.problems) + len(lane.ledger.problems) for lane in lanes)
-        say(f"{trio.current_time() - began:5.0f} s  {faults:5d} faults  {tasks:6d} tasks  {problems} problems")
+    """How far it is, from time to time, and every problem as soon as it is found."""
+    began, told = trio.current_time(), [0] * len(lanes)
+    for beat in itertools.count(1):
+        await trio.sleep(1)
+        for number, lane in enumerate(lanes):
+            for problem in lane.problems[told[number] :]:
+                say(f"lane {lane.number}: {problem}")
+            told[number] = len(lane.problems)
+        if beat % PROGRESS_EVERY == 0:
+            faults = sum(len(recovery.step.faults) for lane in lanes for recovery in lane.recoveries)
+            tasks = sum(lane.outcomes().total() for lane in lanes)
+            problems = sum(lane.found() for lane in lanes)
+            seconds = trio.current_time() - began
+            say(f"{seconds:5.0f} s  {faults:5d} faults  {tasks:6d} tasks  {problems} problems")

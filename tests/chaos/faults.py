@@ -18,11 +18,13 @@ import msgspec
 import trio
 
 from tests.chaos import load, process
+from tests.chaos.answers import Answer, refuse, say, say_nothing
 from tests.chaos.frame_ends import text_frame
 from tests.chaos.load import Cost, Load
 from tests.chaos.process import RunnerProcess
-from tests.chaos.proxy import Answer, Kind, Proxy, To, Weather, refuse, say, say_nothing
+from tests.chaos.proxy import Proxy
 from tests.chaos.site import Site
+from tests.chaos.weather import Kind, To, Weather
 
 
 class Target(Protocol):
@@ -150,9 +152,7 @@ async def flood(target: Target, rng: Random) -> None:
 
 
 async def large_tasks(target: Target, rng: Random) -> None:
-    async with trio.open_nursery() as nursery:
-        for _ in range(process.CAPACITY):
-            nursery.start_soon(target.load.call, load.large(rng.choice([3_000_000, 8_000_000])))
+    await target.load.call_all(load.large(rng.choice([3_000_000, 8_000_000])), process.CAPACITY)
 
 
 # The server
@@ -188,8 +188,8 @@ async def kill_broker(target: Target, rng: Random) -> None:
     await trio.sleep(away)
     if away > 0.3:
         with suppress(OSError, trio.BrokenResourceError, trio.TooSlowError, msgspec.DecodeError):
-            if (await target.runner.readiness()).ready:
-                target.problems.append("/readyz says ready when there has been no broker for 0.3s")
+            if (await target.runner.readiness()).brokers[0].registered:
+                target.problems.append("/readyz says registered when there has been no broker for 0.3s")
     await target.site.start()
 
 
@@ -344,3 +344,5 @@ FROZEN = Fault("SIGSTOP to the zygote for good", freeze_zygote, 20, 0, WORKER | 
 """Found out by the 10 s that a fork may take, so it is planned by number, not by weight."""
 PAIRED = Fault("two of these at once", cut, math.inf, 0)
 """A row of the report; its bound is that of both together."""
+ANYTHING = Fault("anything", kill_runner, math.inf, 0, frozenset(Cost), area="process")
+"""What excuses every loss: a new beginning after a fault that was not recovered from."""

@@ -7,6 +7,7 @@ and what is left in the end.
 from __future__ import annotations
 
 import ssl
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,20 +15,25 @@ from pathlib import Path
 from random import Random
 
 import trio
-import trustme
 
-from tests.chaos.faults import PAIRED, Fault
+from tests.chaos.certificates import Certificates
+from tests.chaos.faults import ANYTHING
 from tests.chaos.ledger import Ledger
-from tests.chaos.load import Cost, Load
+from tests.chaos.load import Cost, Load, large
+from tests.chaos.machine import Machine
+from tests.chaos.neighbour import Neighbour
 from tests.chaos.process import CAPACITY, RunnerProcess, Usage, until
 from tests.chaos.proxy import Proxy
 from tests.chaos.site import Site
+from tests.chaos.step import Excuse, Recovery, Step
 from tests.e2e.n8n_server import free_port
 
 CALLERS = 2
-START_LIMIT = 30.0
+START_LIMIT = 60.0
 PATIENCE = 20.0
 """Seconds beyond its bound after which a fault counts as never recovered from."""
+SLUGGISH = 0.5
+"""Seconds that the machine must have taken for itself to be to blame for a heartbeat that was missed."""
 AFTERMATH = 1.0
 """Seconds after a recovery in which a task that began before it may still end badly."""
 REST_LIMIT = 15.0
@@ -38,71 +44,6 @@ MORE_MEMORY = 24 * 1024
 MORE_ZYGOTE_MEMORY = 4 * 1024
 
 
-@dataclass(frozen=True)
-class Step:
-    """One entry of the schedule: one fault, or two at the same time, and the seed of their details."""
-
-    faults: tuple[Fault, ...]
-    seed: int
-
-    @property
-    def kind(self) -> str:
-        return self.faults[0].name if len(self.faults) == 1 else PAIRED.name
-
-    @property
-    def bound(self) -> float:
-        return sum(fault.bound for fault in self.faults)
-
-    @property
-    def costs(self) -> frozenset[Cost]:
-        return frozenset().union(*(fault.costs for fault in self.faults))
-
-    @property
-    def rounds(self) -> int:
-        """Fresh tasks, in rounds of as many as there are slots: one more than the workers that were ready before."""
-        return 2 if any(fault.area == "process" for fault in self.faults) else 1
-
-    def __str__(self) -> str:
-        return " + ".join(fault.name for fault in self.faults)
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """How long it took after a step until everything was well again."""
-
-    step: Step
-    seconds: float
-
-
-@dataclass
-class Excuse:
-    """A time in which some losses are to be expected."""
-
-    costs: frozenset[Cost]
-    until: float = float("inf")
-
-
-@dataclass
-class Certificates:
-    """What a proxy shows, what it must not get away with, and what the runner trusts."""
-
-    right: ssl.SSLContext
-    wrong: ssl.SSLContext
-    ca: Path
-
-    @classmethod
-    def make(cls, folder: Path) -> Certificates:
-        """Two authorities of which the runner knows one."""
-        mine, foreign = trustme.CA(), trustme.CA()
-        contexts = []
-        for authority in (mine, foreign):
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            authority.issue_cert("127.0.0.1").configure_cert(context)
-            contexts.append(context)
-        mine.cert_pem.write_to_path(str(folder / "ca.pem"))
-        return cls(*contexts, folder / "ca.pem")
-
-
 @dataclass
 class Lane:
     """One runner and all that it needs. ``problems`` are the findings; none are wanted."""
@@ -110,7 +51,12 @@ class Lane:
     number: int
     folder: Path
     rng: Random
+    turn: trio.Lock
+    """Held by the one lane that warms up: large tasks in all lanes at once would keep heartbeats waiting."""
+    machine: Machine
     certificates: Certificates | None = None
+    has_neighbour: bool = False
+    """Whether the runner has a second broker, to which nothing is done."""
     problems: list[str] = field(default_factory=list)
     recoveries: list[Recovery] = field(default_factory=list)
     replaced: int = 0
@@ -123,6 +69,7 @@ class Lane:
         tls = self.certificates.right if self.certificates else None
         self.proxy = Proxy(free_port(), self.site.port, tls=tls)
         self.load = Load(self.site, Random(self.rng.random()), self._excused)
+        self.neighbour = Neighbour(Random(self.rng.random()), self._excused_there) if self.has_neighbour else None
         self.runner = self._new_runner()
         self._excuses: list[Excuse] = []
         self._warm: Usage | None = None
@@ -135,27 +82,51 @@ class Lane:
     async def run(self, steps: list[Step]) -> None:
         """Everything from the start of the runner to its end."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.site.serve)
+            for place in self._sites():
+                await nursery.start(place.serve)
             await nursery.start(self.proxy.serve)
             try:
                 await self.runner.start()
-                await self._warm_up()
-                nursery.start_soon(self.load.run, CALLERS)
-                for step in steps:
-                    await trio.sleep(self.rng.uniform(0.02, 0.15))
-                    await self._do(step)
-                await self._settle()
+                if await self._warm_up():
+                    for load in self._loads():
+                        nursery.start_soon(load.run, CALLERS)
+                    for step in steps:
+                        await trio.sleep(self.rng.uniform(0.02, 0.15))
+                        await self._do(step)
+                    await self._settle()
             finally:
                 self.runner.end()
             nursery.cancel_scope.cancel()
-        self.ledger.check_ends()
-        self.problems += [f"ledger: {problem}" for problem in self.ledger.problems]
-        self.problems += [f"load: {problem}" for problem in self.load.problems]
+        for ledger in self.ledgers():
+            ledger.check_ends()
+            self.problems += [f"ledger: {problem}" for problem in ledger.problems]
+        for load in self._loads():
+            self.problems += [f"load: {problem}" for problem in load.problems]
+
+    def _sites(self) -> list[Site]:
+        return [self.site, self.neighbour.site] if self.neighbour else [self.site]
+
+    def _loads(self) -> list[Load]:
+        return [self.load, self.neighbour.load] if self.neighbour else [self.load]
+
+    def ledgers(self) -> list[Ledger]:
+        """What the brokers believe; first the one that suffers."""
+        return [self.ledger, self.neighbour.ledger] if self.neighbour else [self.ledger]
+
+    def outcomes(self) -> Counter[str]:
+        """What became of the tasks so far."""
+        return sum((load.outcomes for load in self._loads()), Counter())
+
+    def found(self) -> int:
+        """How many problems there are so far."""
+        noted = sum(len(part.problems) for part in (*self.ledgers(), *self._loads()))
+        return len(self.problems) + noted
 
     async def _do(self, step: Step) -> None:
         """One step, until everything is well again."""
-        connection = self.ledger.connections
-        with self._excusing(step.costs):
+        began = trio.current_time()
+        connections = [ledger.connections for ledger in self.ledgers()]
+        with self._excusing(step):
             with trio.move_on_after(step.bound + PATIENCE) as limit:
                 async with trio.open_nursery() as nursery:
                     for number, fault in enumerate(step.faults):
@@ -169,10 +140,15 @@ class Lane:
                 await self._start_over()
                 return
         self.recoveries.append(Recovery(step, took))
-        if took > step.bound:
+        if took - self.machine.took_since(over) > step.bound:
             self._find(step, f"recovered from after {took:.2f}s, {step.bound:g}s are allowed\n{self.runner.tail()}")
-        if not step.costs and self.ledger.connections != connection:
+        lost = [now.connections != before for now, before in zip(self.ledgers(), connections, strict=True)]
+        if self.machine.took_since(began) > SLUGGISH:
+            return  # what else was lost is not the runner's fault
+        if lost[0] and not step.costs:
             self._find(step, f"the connection was lost\n{self.runner.tail()}")
+        if any(lost[1:]) and not step.costs_elsewhere:
+            self._find(step, f"the connection to the other broker was lost\n{self.runner.tail()}")
 
     async def _recover(self, rounds: int) -> None:
         """Returns when the broker sees every slot, as many fresh tasks were answered, and it sees every slot again."""
@@ -183,7 +159,7 @@ class Lane:
         await self._full_view()
 
     async def _full_view(self) -> None:
-        while self.site.in_view() < CAPACITY:
+        while self.site.in_view() + (self.neighbour.busy() if self.neighbour else 0) < CAPACITY:
             with trio.move_on_after(0.1):  # the site itself may be new, and say nothing
                 await self.ledger.news.wait()
 
@@ -193,9 +169,9 @@ class Lane:
     # What is excused
 
     @contextmanager
-    def _excusing(self, costs: frozenset[Cost]) -> Iterator[None]:
+    def _excusing(self, step: Step) -> Iterator[None]:
         self._excuses = [excuse for excuse in self._excuses if excuse.until > trio.current_time() - 60]
-        excuse = Excuse(costs)
+        excuse = Excuse(step.costs, step.costs_elsewhere)
         self._excuses.append(excuse)
         try:
             yield
@@ -204,7 +180,15 @@ class Lane:
 
     def _excused(self, cost: Cost, since: float) -> bool:
         """Whether something that was going on after ``since`` may have cost a task this."""
-        return any(cost in excuse.costs and excuse.until >= since for excuse in self._excuses)
+        return self.machine.took_since(since) > SLUGGISH or any(
+            cost in excuse.costs and excuse.until >= since for excuse in self._excuses
+        )
+
+    def _excused_there(self, cost: Cost, since: float) -> bool:
+        """The same for a task of the other broker."""
+        return self.machine.took_since(since) > SLUGGISH or any(
+            cost in excuse.elsewhere and excuse.until >= since for excuse in self._excuses
+        )
 
     # The runner
 
@@ -212,6 +196,8 @@ class Lane:
         scheme = "https" if self.certificates else "http"
         ca = self.certificates.ca if self.certificates else None
         uri = f"{scheme}://127.0.0.1:{self.proxy.port}"
+        if self.neighbour:
+            uri += f",{self.neighbour.uri}"
         return RunnerProcess(uri, free_port(), self.folder / f"runner-{self.number}.log", ca=ca)
 
     async def replace_runner(self) -> None:
@@ -225,18 +211,28 @@ class Lane:
 
     async def _start_over(self) -> None:
         """After a fault that the runner did not get over."""
-        with self._excusing(frozenset(Cost)), trio.move_on_after(START_LIMIT):
+        everything = Step((ANYTHING,), 0)
+        with self._excusing(everything), trio.move_on_after(START_LIMIT):
             self.runner.end()
             await self.runner.process.wait()
             await self.replace_runner()
             await self._recover(1)
 
-    async def _warm_up(self) -> None:
-        """Until it works, and has seen what it is going to see."""
-        with trio.fail_after(START_LIMIT):
-            await self._recover(10)
+    async def _warm_up(self) -> bool:
+        """Until it works, and has seen what it is going to see. Whether it ever did."""
+        with trio.move_on_after(START_LIMIT) as limit:
+            async with self.turn:
+                for _ in range(2):
+                    await self.load.call_all(large(8_000_000), CAPACITY)  # the C library keeps what these needed
+            await self._recover(5)
+            if self.neighbour:
+                await self.neighbour.served()
             await self._rest()
+        if limit.cancelled_caught:
+            self.problems.append(f"a runner did not work within {START_LIMIT:g}s of its start\n{self.runner.tail()}")
+            return False
         self._warm = self.runner.usage()
+        return True
 
     async def _rest(self) -> None:
         """Returns when every worker waits and nothing else is left of what they did. Says so when that never comes."""
@@ -252,9 +248,10 @@ class Lane:
 
     async def _settle(self) -> None:
         """The load ends; then everything must be as it was, and a SIGTERM must end it all."""
-        self.load.stop()
-        if not await until(lambda: self.site.at_rest(CAPACITY), REST_LIMIT):
-            self.problems.append(f"{self.site.in_view()} slots in view at rest, not {CAPACITY}")
+        for load in self._loads():
+            load.stop()
+        if not await until(lambda: all(site.at_rest(CAPACITY) for site in self._sites()), REST_LIMIT):
+            self.problems.append(f"{[site.in_view() for site in self._sites()]} slots in view at rest, not {CAPACITY}")
         await self._rest()
         self._check_usage()
         code = await self.runner.stop(10)

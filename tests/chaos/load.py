@@ -113,15 +113,19 @@ class Load:
 
     async def probe(self, count: int) -> bool:
         """So many tasks at once, the plainest ones. Whether all were answered, and rightly."""
-        answers: list[bool] = []
+        return set(await self.call_all(Program(ECHO, {}, _echo), count)) == {ANSWERED}
+
+    async def call_all(self, program: Program, count: int) -> list[str]:
+        """The same program so many times at once. Gives the outcomes."""
+        outcomes: list[str] = []
 
         async def one() -> None:
-            answers.append(await self.call(Program(ECHO, {}, _echo)) == ANSWERED)
+            outcomes.append(await self.call(program))
 
         async with trio.open_nursery() as nursery:
             for _ in range(count):
                 nursery.start_soon(one)
-        return all(answers)
+        return outcomes
 
     async def call(self, program: Program) -> str:
         """One task. What became of it is counted; what should not have is a problem."""

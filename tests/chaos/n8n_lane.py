@@ -15,6 +15,7 @@ from random import Random
 
 import trio
 
+from tests.chaos.certificates import Certificates
 from tests.chaos.faults import FAULTS, Fault, Target, close_code, drain_broker, kill_broker, large_tasks
 from tests.chaos.lane import (
     AFTERMATH,
@@ -22,14 +23,13 @@ from tests.chaos.lane import (
     MORE_MEMORY,
     MORE_ZYGOTE_MEMORY,
     REST_LIMIT,
-    Certificates,
-    Excuse,
-    Recovery,
-    Step,
+    SLUGGISH,
 )
 from tests.chaos.load import Cost
+from tests.chaos.machine import Machine
 from tests.chaos.process import CAPACITY, RunnerProcess, Usage, until
 from tests.chaos.proxy import Proxy
+from tests.chaos.step import Excuse, Recovery, Step
 from tests.e2e.n8n_server import AUTH_TOKEN, NOT_FINISHED, Answer, N8n, free_port, latest
 
 CALLERS = 3
@@ -69,6 +69,7 @@ class N8nLane:
         self.runner = self._new_runner()
         self._excuses: list[Excuse] = []
         self._stopping = False
+        self.machine = Machine()
         self.growth = (0, 0)
         self.stood_still = 0.0
         """Seconds for which n8n answered nobody, though it was not us who stopped it: they are no runner's fault."""
@@ -85,6 +86,7 @@ class N8nLane:
                     await self._rest()
                 before = self.runner.usage()
                 nursery.start_soon(self._watch_n8n)
+                nursery.start_soon(self.machine.watch)
                 async with trio.open_nursery() as callers:
                     for _ in range(CALLERS):
                         callers.start_soon(self._keep_calling)
@@ -107,7 +109,7 @@ class N8nLane:
         if limit.cancelled_caught:
             self.problems.append(f"{step}: not recovered from\n{self.runner.tail()}")
             return
-        took = trio.current_time() - over - (self.stood_still - stood_still)
+        took = trio.current_time() - over - (self.stood_still - stood_still) - self.machine.took_since(over)
         self.recoveries.append(Recovery(step, took))
         if took > step.bound + MORE:
             self.problems.append(f"{step}: recovered from after {took:.1f}s\n{self.runner.tail()}")
@@ -149,7 +151,9 @@ class N8nLane:
         self.outcomes["lost"] += 1
         if answer.status == 200 and answer.body != STARTING:
             self.problems.append(f"{path} was answered with {str(answer.body)[:300]}")
-        elif not any(excuse.costs and excuse.until >= started for excuse in self._excuses):
+        elif self.machine.took_since(started) < SLUGGISH and not any(
+            excuse.costs and excuse.until >= started for excuse in self._excuses
+        ):
             self.problems.append(f"{path} was lost for no reason: {answer}")
         return False
 

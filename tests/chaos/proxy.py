@@ -7,64 +7,21 @@ lasts as long as the fault does (`Proxy.weather`, `Proxy.away`).
 
 from __future__ import annotations
 
-import enum
-import math
-import socket
 import ssl
-import struct
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from typing import Final
 
 import trio
 
-from tests.chaos.frame_ends import FrameEnds
+from tests.chaos.answers import Answer
+from tests.chaos.connection import GONE, PIECE, Connection
+from tests.chaos.weather import FINE, Kind, To, Weather, piece_of
 from trio_runner.streams import Wrapped
 
-HOST = "127.0.0.1"
-FORGET_AFTER = 3.0
-"""Seconds for which the broker's end of a silenced connection stays open after the runner has given up on it."""
-HEAD_LIMIT = 30.0
-_PIECE = 65_536
-_GRAINS = 300
-"""Bytes of a piece that are sent grain by grain; all of a large one would take minutes and show nothing more."""
-_GONE = (trio.BrokenResourceError, trio.ClosedResourceError, OSError, ssl.SSLError, trio.TooSlowError)
-
-
-class To(enum.Enum):
-    """Which way bytes go."""
-
-    BROKER = enum.auto()
-    RUNNER = enum.auto()
-
-
-class Kind(enum.Enum):
-    """What a connection is opened for; HANDSHAKE is each of them on a proxy with TLS, before anything else."""
-
-    HANDSHAKE = enum.auto()
-    LOGIN = enum.auto()
-    UPGRADE = enum.auto()
-    OTHER = enum.auto()
-
-
-@dataclass(frozen=True)
-class Weather:
-    """What becomes of the bytes of one direction for as long as it lasts; none of it loses one."""
-
-    delay: float = 0.0
-    """Seconds between the arrival of bytes and their delivery; what arrives meanwhile is delivered with them."""
-    rate: float = math.inf
-    """Bytes a second."""
-    grain: int = 0
-    """So many bytes at a time, for the first few hundred of each piece; 0: as they came."""
-    stalled: bool = False
-    """Nothing is read: the sender's buffers fill."""
-
-
-FINE = Weather()
-Answer = Callable[[trio.abc.Stream], Awaitable[None]]
-"""What a connection gets instead of the broker. It is closed afterwards."""
+HOST: Final = "127.0.0.1"
+HEAD_LIMIT: Final = 30.0
 
 
 class Proxy:
@@ -197,7 +154,7 @@ class Proxy:
 
     async def _handle(self, plain: trio.SocketStream) -> None:
         async with plain:
-            with suppress(*_GONE):
+            with suppress(*GONE):
                 if self._tls is not None and (answer := self._planned(Kind.HANDSHAKE)):
                     return await answer(plain)
                 with trio.fail_after(HEAD_LIMIT):
@@ -208,7 +165,9 @@ class Proxy:
                     return await answer(stream)
                 async with await trio.open_tcp_stream(HOST, self._broker_port) as broker:
                     await broker.send_all(head)
-                    await self._connect(Connection(self, kind, stream, broker, (plain.socket, broker.socket)))
+                    await self._connect(
+                        Connection(self.weather_for, kind, stream, broker, (plain.socket, broker.socket))
+                    )
         return None
 
     async def _connect(self, connection: Connection) -> None:
@@ -232,90 +191,6 @@ class Proxy:
         return stream
 
 
-class Connection:
-    """One connection: a stream to the runner, one to the broker, and what has been done to it."""
-
-    def __init__(
-        self,
-        proxy: Proxy,
-        kind: Kind,
-        runner: trio.abc.Stream,
-        broker: trio.abc.Stream,
-        sockets: tuple[trio.socket.SocketType, trio.socket.SocketType],
-    ) -> None:
-        self.kind = kind
-        self.swallowed: set[To] = set()
-        self.cut_inside: set[To] = set()
-        self.stalled = False
-        self._proxy = proxy
-        self._ends = {To.BROKER: broker, To.RUNNER: runner}
-        self._sockets = sockets
-        self._locks = {direction: trio.Lock() for direction in To}
-        self._frames = FrameEnds()
-        self._waiting = b""
-        self._scope = trio.CancelScope()
-
-    async def run(self) -> None:
-        """Carries bytes until one end hangs up, or until it is cut."""
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                for direction in To:
-                    nursery.start_soon(self._pump, direction)
-
-    def cut(self, *, rudely: bool) -> None:
-        """Ends it now."""
-        if rudely:
-            for sock in self._sockets:
-                with suppress(OSError):
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._scope.cancel()
-
-    async def _pump(self, direction: To) -> None:
-        source = self._ends[To.RUNNER if direction is To.BROKER else To.BROKER]
-        with suppress(*_GONE):
-            while data := bytes(await source.receive_some(_PIECE)):
-                weather = await self._proxy.weather_for(direction)
-                await trio.sleep(weather.delay)
-                if self.stalled and direction is To.BROKER:
-                    await trio.sleep_forever()
-                if direction in self.swallowed:
-                    continue
-                if direction in self.cut_inside:
-                    await self.send(data[: len(data) // 2], direction)
-                    self.cut(rudely=True)
-                await self.send(data, direction, weathered=True)
-        if direction in self.swallowed:
-            # the end of a connection is silent, too; a runner that has left is forgotten some time later
-            await trio.sleep(FORGET_AFTER if direction is To.BROKER else math.inf)
-        self._scope.cancel()
-
-    async def send(self, data: bytes, direction: To, *, weathered: bool = False) -> None:
-        """Delivers bytes in the weather of the moment. What else is delivered comes before or after, not between."""
-        async with self._locks[direction]:
-            sent = 0
-            while sent < len(data):
-                weather = await self._proxy.weather_for(direction) if weathered else FINE
-                size = _piece(weather, sent, len(data))
-                await self._ends[direction].send_all(data[sent : sent + size])
-                sent += size
-                await trio.sleep(size / weather.rate)
-            if direction is To.RUNNER:
-                self._frames.feed(data)
-                await self._send_waiting()
-
-    async def send_between_frames(self, data: bytes) -> None:
-        """Delivers frames to the runner as soon as no frame of the broker is on its way."""
-        self._waiting += data
-        with suppress(*_GONE):
-            async with self._locks[To.RUNNER]:
-                await self._send_waiting()
-
-    async def _send_waiting(self) -> None:
-        if self._waiting and self._frames.between:
-            data, self._waiting = self._waiting, b""
-            await self._ends[To.RUNNER].send_all(data)
-
-
 class _Drip(Wrapped):
     """A stream that sends few bytes at a time."""
 
@@ -326,51 +201,9 @@ class _Drip(Wrapped):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         weather, sent = Weather(grain=self.grain), 0
         while sent < len(data):
-            size = _piece(weather, sent, len(data))
+            size = piece_of(weather, sent, len(data))
             await super().send_all(data[sent : sent + size])
             sent += size
-
-
-# Answers in the broker's place
-
-
-def refuse(status: int, body: bytes = b"") -> Answer:
-    """An HTTP error. Without a body it is as n8n refuses an upgrade: no length, and the connection stays open."""
-
-    async def answer(stream: trio.abc.Stream) -> None:
-        length = b"Content-Length: %d\r\nConnection: close\r\n" % len(body) if body else b""
-        await stream.send_all(b"HTTP/1.1 %d Refused\r\n%s\r\n%s" % (status, length, body))
-        if not body:
-            with trio.move_on_after(FORGET_AFTER):
-                while await stream.receive_some():
-                    pass
-
-    return answer
-
-
-def say(data: bytes) -> Answer:
-    """These bytes, then the end of the connection."""
-
-    async def answer(stream: trio.abc.Stream) -> None:
-        await stream.send_all(data)
-
-    return answer
-
-
-def say_nothing(seconds: float) -> Answer:
-    """No answer for so long, then the end of the connection."""
-
-    async def answer(_: trio.abc.Stream) -> None:
-        await trio.sleep(seconds)
-
-    return answer
-
-
-def _piece(weather: Weather, sent: int, total: int) -> int:
-    """How many bytes are sent next, at once."""
-    if weather.grain and sent < _GRAINS:
-        return min(weather.grain, total - sent)
-    return total - sent if math.isinf(weather.rate) else min(total - sent, max(1, int(weather.rate / 50)))
 
 
 def _kind(head: bytes) -> Kind:
@@ -383,7 +216,7 @@ async def _read_head(stream: trio.abc.Stream) -> bytes:
     """A request up to where its head ends, with what came behind it."""
     data = b""
     while b"\r\n\r\n" not in data:
-        part = await stream.receive_some(_PIECE)
+        part = await stream.receive_some(PIECE)
         if not part:
             raise trio.BrokenResourceError("the client has hung up")
         data += part

@@ -69,11 +69,14 @@ def _summary(result: Result) -> Table:
     if any(result.growth):
         table.add_row(
             "memory",
-            f"+{result.growth[0] / 1024:.1f} MiB at most since the warm-up ({MORE_MEMORY // 1024} allowed), "
-            f"zygotes +{result.growth[1] / 1024:.1f} MiB ({MORE_ZYGOTE_MEMORY // 1024} allowed)",
+            f"{result.growth[0] / 1024:+.1f} MiB at most since the warm-up ({MORE_MEMORY // 1024} allowed), "
+            f"zygotes {result.growth[1] / 1024:+.1f} MiB ({MORE_ZYGOTE_MEMORY // 1024} allowed)",
         )
     if result.stood_still:
-        table.add_row("the machine", f"let brokers and proxies wait for {result.stood_still:.2f} s at most")
+        text = (
+            f"made processes wait {result.machine_took:.1f} s for memory or the disk; brokers and proxies stood still"
+        )
+        table.add_row("the machine", f"{text} for {result.stood_still:.2f} s at most")
     verdict = f"[red]{len(result.problems)} problems[/]" if result.problems else (
         "[green]all well[/]: every slot free again, no process, descriptor or memory leaked, every runner ended with 0"
     )  # fmt: skip

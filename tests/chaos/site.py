@@ -66,6 +66,10 @@ class Site:
         """Slots that the broker knows of; 0 while there is none."""
         return self._life.machine.in_view(trio.current_time()) if self._life is not None else 0
 
+    def busy(self) -> int:
+        """Slots that were taken up here, or are about to be."""
+        return len(self._life.machine.open_tasks) + self.ledger.unanswered() if self._life is not None else 0
+
     def at_rest(self, capacity: int) -> bool:
         """Whether the broker has no task and just so many offers."""
         if self._life is None:

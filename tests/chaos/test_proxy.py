@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
+from tests.chaos.answers import refuse, say, say_nothing
+from tests.chaos.certificates import Certificates
 from tests.chaos.frame_ends import FrameEnds, text_frame
-from tests.chaos.lane import Certificates
-from tests.chaos.proxy import Kind, Proxy, To, Weather, refuse, say, say_nothing
+from tests.chaos.proxy import Proxy
+from tests.chaos.weather import Kind, To, Weather
 from tests.e2e.n8n_server import free_port
 from tests.shell.shell_kit import LIMIT, read_all, read_head, tcp_server
 

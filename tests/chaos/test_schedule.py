@@ -8,8 +8,8 @@ import pytest
 
 from tests.chaos.campaign import FROZEN_EVERY, TLS_LANES, Result, schedule
 from tests.chaos.faults import FAULTS, FROZEN
-from tests.chaos.lane import Recovery, Step
 from tests.chaos.report import percentile, render
+from tests.chaos.step import Recovery, Step
 
 
 def test_a_seed_stands_for_its_schedule_and_another_one_for_another() -> None:
