@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 import trio
@@ -19,6 +20,9 @@ def main() -> int:
     parser.add_argument("--lanes", type=int, default=campaign.LANES, help="runners that suffer at the same time")
     parser.add_argument("--only", type=int, help="run this lane of the schedule alone")
     options = parser.parse_args()
+
+    # as with Ctrl-C: the runners end, too
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
     async def run() -> campaign.Result:
         return await campaign.run(options.seed, options.faults, lanes=options.lanes, only=options.only, say=print)
