@@ -152,7 +152,7 @@ async def flood(target: Target, rng: Random) -> None:
 
 
 async def large_tasks(target: Target, rng: Random) -> None:
-    await target.load.call_all(load.large(rng.choice([3_000_000, 8_000_000])), process.CAPACITY)
+    await target.load.call_all(load.large(rng.choice([load.LARGEST // 2, load.LARGEST])), process.CAPACITY)
 
 
 # The server
@@ -288,7 +288,7 @@ FAULTS = (
     Fault("garbage bytes to the runner", partial(garbage, To.RUNNER), 2, 5, LOST),
     Fault("garbage bytes to the broker", partial(garbage, To.BROKER), 2, 3, LOST),
     Fault("frames that are no messages", nonsense, 2, 6),
-    Fault("3 or 8 MB for every slot at once", large_tasks, 4, 1),
+    Fault("2 or 4 MB for every slot at once", large_tasks, 4, 1),
     Fault("flood of acceptances, cancels", flood, 2, 4),
     Fault("429 to the login", _answer(Kind.LOGIN, lambda rng: refuse(429, TOO_MANY)), 4, 2, LOST, area="server"),
     Fault("500 to the login", _answer(Kind.LOGIN, lambda rng: refuse(500, HTML)), 2, 3, LOST, area="server"),

@@ -19,7 +19,7 @@ import trio
 from tests.chaos.certificates import Certificates
 from tests.chaos.faults import ANYTHING
 from tests.chaos.ledger import Ledger
-from tests.chaos.load import Cost, Load, large
+from tests.chaos.load import LARGEST, Cost, Load, large
 from tests.chaos.machine import Machine
 from tests.chaos.neighbour import Neighbour
 from tests.chaos.process import CAPACITY, RunnerProcess, Usage, until
@@ -29,7 +29,7 @@ from tests.chaos.step import Excuse, Recovery, Step
 from tests.e2e.n8n_server import free_port
 
 CALLERS = 2
-START_LIMIT = 60.0
+START_LIMIT = 30.0
 PATIENCE = 20.0
 """Seconds beyond its bound after which a fault counts as never recovered from."""
 SLUGGISH = 0.5
@@ -220,14 +220,14 @@ class Lane:
 
     async def _warm_up(self) -> bool:
         """Until it works, and has seen what it is going to see. Whether it ever did."""
-        with trio.move_on_after(START_LIMIT) as limit:
-            async with self.turn:
+        async with self.turn:
+            with trio.move_on_after(START_LIMIT) as limit:
                 for _ in range(2):
-                    await self.load.call_all(large(8_000_000), CAPACITY)  # the C library keeps what these needed
-            await self._recover(5)
-            if self.neighbour:
-                await self.neighbour.served()
-            await self._rest()
+                    await self.load.call_all(large(LARGEST), CAPACITY)  # the C library keeps what these needed
+                await self._recover(5)
+                if self.neighbour:
+                    await self.neighbour.served()
+                await self._rest()
         if limit.cancelled_caught:
             self.problems.append(f"a runner did not work within {START_LIMIT:g}s of its start\n{self.runner.tail()}")
             return False

@@ -36,6 +36,8 @@ class Cost(enum.Enum):
     REFUSAL = "refused by a stopping broker"
 
 
+LARGEST = 4_000_000
+"""Bytes of the largest items."""
 ANSWERED, FAILED, CANCELLED = "answered", "failed as it should", "cancelled by the caller"
 
 
