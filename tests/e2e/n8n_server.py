@@ -69,14 +69,20 @@ def eventually(probe: Callable[[], T], what: str, timeout: float = 15.0, every: 
         time.sleep(every)
 
 
+_given: set[int] = set()
+"""Ports that were handed out: whoever asked may not have bound its own yet."""
+
+
 def free_port() -> int:
     """A free loopback port below the range the kernel takes client ports from.
 
     A port from that range could be taken by an outgoing connection while n8n is down between two starts, and a runner
-    that keeps dialling a dead port in it may even connect to itself.
+    that keeps dialling a dead port in it may even connect to itself. No port is given twice.
     """
     while True:
         port = random.randint(15000, 31000)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
@@ -84,6 +90,7 @@ def free_port() -> int:
                 if e.errno != errno.EADDRINUSE:
                     raise
                 continue
+            _given.add(port)
             return port
 
 
