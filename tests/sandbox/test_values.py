@@ -587,3 +587,23 @@ def test_a_program_that_lifts_the_recursion_limit_gets_an_answer_too() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert done.stdout == "alive\n", done.stderr
+
+
+def test_what_an_instance_holds_is_looked_at_wherever_the_interpreter_keeps_it() -> None:
+    class Order:
+        def __init__(self, day: object) -> None:
+            self.number, self.day = 1, day
+
+    assert encode([vars(Order("monday"))]) == b'[{"number":1,"day":"monday"}]'
+    day = datetime(2026, 1, 2, tzinfo=UTC)
+    assert encode([vars(Order(day))]) == b'[{"number":1,"day":"2026-01-02 00:00:00+00:00"}]'
+    assert encode([vars(Order(b"x"))]) == b'[{"number":1,"day":"b\'x\'"}]'
+
+
+def test_a_dictionary_that_had_other_keys_once_is_written_as_any() -> None:
+    mixed: dict[object, object] = {1.5: 1, "a": 2}
+    assert encode([mixed]) == b'[{"1.5":1,"a":2}]'
+    mixed[1e16] = 0
+    assert encode([mixed]) == b'[{"1.5":1,"a":2,"1e+16":0}]'
+    del mixed[1.5], mixed[1e16]
+    assert encode([mixed]) == b'[{"a":2}]'
