@@ -7,9 +7,9 @@ else is first rebuilt by `plain`, which is the one place where the rules are wri
 
 from __future__ import annotations
 
+import gc
 from contextlib import suppress
-from itertools import chain, compress, repeat
-from operator import is_
+from itertools import compress
 from typing import Any
 
 import msgspec
@@ -72,8 +72,9 @@ def shape_item(value: object, index: int) -> dict[str, object] | None:
 def is_plain(value: object) -> bool:
     """Whether msgspec's own rules are the reference's for everything inside: exact JSON types, text keys.
 
-    Goes level by level, so that the work per value is done by C (a set of types) instead of by a Python frame:
-    10 MB in 20,000 items of four containers each take about 33 ms this way and 200 ms with a recursive walk.
+    Goes level by level, so that the work per value is done by C (a set of types, the garbage collector's list of what a
+    container holds) instead of by a Python frame: 10 MB in 20,000 items of four containers each take about 20 ms this
+    way and 200 ms with a recursive walk.
     """
     if type(value) is list and len(value) > _BLOCK:
         return all(_is_plain(value[start : start + _BLOCK]) for start in range(0, len(value), _BLOCK))
@@ -89,23 +90,20 @@ def _is_plain(level: list[Any]) -> bool:
             return False
         if found.isdisjoint(_CONTAINERS):
             return True
-        dicts, lists, tuples = (
-            list(compress(level, map(is_, kinds, repeat(kind)))) if kind in found else []
-            for kind in (dict, list, tuple)
-        )
-        containers = (dicts, lists, tuples)
-        if max(map(len, containers)) > _MANY or sum(map(len, chain(*containers))) > _TOO_WIDE:
+        containers = level if found <= _CONTAINERS else list(compress(level, map(_CONTAINERS.__contains__, kinds)))
+        inside = sum(map(len, containers))
+        if len(containers) > _MANY or inside > _TOO_WIDE:
             # looked at once each: a value that contains itself, often or twice, would grow with each level
-            dicts, lists, tuples = (list({id(v): v for v in some}.values()) for some in containers)
-            here = set(map(id, chain(dicts, lists, tuples)))
+            containers = list({id(v): v for v in containers}.values())
+            here = set(map(id, containers))
             if not seen.isdisjoint(here):
                 return False  # met at two depths: a cycle, as a rule, which `plain` is better at
             seen |= here
-        try:
-            "".join(chain.from_iterable(dicts))  # the fastest way to see that all keys are texts
-        except TypeError:
+            inside = sum(map(len, containers))
+        level = gc.get_referents(*containers)
+        # of a dictionary all of whose keys are texts the collector lists the values only
+        if len(level) != inside:
             return False
-        level = [*chain.from_iterable(map(dict.values, dicts)), *chain.from_iterable(chain(lists, tuples))]
     return False
 
 
