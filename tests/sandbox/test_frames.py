@@ -95,8 +95,9 @@ def test_a_length_beyond_the_limit_is_refused_before_its_payload_arrives() -> No
 
 def test_only_kinds_that_a_child_sends_are_taken_from_a_child() -> None:
     limits = frames.limits_from_child(1000)
-    assert limits.keys() == {frames.VERDICT, frames.PRINT, frames.RESULT, frames.FAILURE}
-    assert limits[frames.RESULT] == 1000
+    known = {frames.VERDICT, frames.PRINT, frames.RESULT, frames.FAILURE, frames.CALL, frames.METADATA}
+    assert limits.keys() == known
+    assert limits[frames.RESULT] == limits[frames.CALL] == limits[frames.METADATA] == 1000
 
 
 def test_a_small_limit_for_results_does_not_turn_prints_and_errors_into_broken_framing() -> None:

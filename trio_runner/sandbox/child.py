@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from trio_runner.sandbox import compiling, formatguard, frames, hints, imports, tracebacks, values
+from trio_runner.sandbox import channel, compiling, formatguard, frames, hints, imports, tracebacks, values
 from trio_runner.sandbox.frames import Failure, Run
 from trio_runner.sandbox.hardened import harden
 from trio_runner.sandbox.policy import Confinement, Policy
@@ -51,16 +51,29 @@ class Prepared:
         self._sock: _socket.socket | None = None
         self._lock = _thread.RLock()
         self._sending = False
+        self._channel: channel.Channel | None = None
 
     def attach(self, sock: _socket.socket) -> None:
         """The child's own socket: where prints go from now on."""
         self._sock = sock
 
-    def send(self, kind: int, payload: bytes, *, last: bool = False) -> None:
-        """One whole frame, whichever threads of the program print meanwhile. Nothing follows the ``last``."""
+    @property
+    def channel(self) -> channel.Channel:
+        """The way to n8n, made for the first one who asks: most programs never do."""
+        if self._channel is None:
+            assert self._sock is not None
+            self._channel = channel.Channel(self._sock, self.send)
+        return self._channel
+
+    def send(self, kind: int, payload: bytes, *, last: bool = False) -> bool:
+        """One whole frame, whichever threads of the program print meanwhile. Nothing follows the ``last``.
+
+        Returns whether it was sent.
+        """
         with self._lock:
             if self._sock is None or self._sending:
-                return  # not attached yet; or a signal handler prints in the middle of a frame of the same thread
+                # not attached yet, or over; or a signal handler prints in the middle of a frame of the same thread
+                return False
             self._sending = True
             try:
                 frames.send(self._sock, kind, payload)
@@ -68,6 +81,7 @@ class Prepared:
                     self._sock = None
             finally:
                 self._sending = False
+            return True
 
     def _print(self, record: bytes) -> None:
         self.send(frames.PRINT, record)
@@ -152,8 +166,8 @@ def _run(sock: _socket.socket, prepared: Prepared, run: Run, code: CodeType, ite
 
 def _result(prepared: Prepared, run: Run, code: CodeType, items: bytes | mmap.mmap, index: list[int]) -> bytes:
     """Runs the program and returns the JSON of what it returned. ``index`` is told which item is under way."""
-    parsed = _parse(items)
-    query = _parse(run.query)
+    parsed = frames.parse(items)
+    query = frames.parse(run.query)
     if prepared.hides_modules:
         imports.hide_modules(prepared.policy)
     gc.freeze()  # the items stay: the first collection would look at each of them, 11 ms for 10 MB
@@ -191,15 +205,6 @@ def _call(names: dict[str, Any], body: CodeType, inputs: dict[str, Any]) -> obje
     names |= inputs
     names[compiling.USER_FUNCTION] = function = FunctionType(body, names)
     return function(*inputs.values()) if body.co_argcount else function()
-
-
-def _parse(data: bytes | mmap.mmap) -> Any:
-    try:
-        return msgspec.json.decode(data)
-    except msgspec.DecodeError:
-        import json  # numbers beyond a double, and whatever else only the standard library reads
-
-        return json.loads(bytes(data))
 
 
 def _failure_bytes(prepared: Prepared, error: BaseException, source: str, index: list[int]) -> bytes:

@@ -7,9 +7,10 @@ reads: `FrameParser` bounds every length, and what a payload claims is checked w
 from __future__ import annotations
 
 import mmap
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -23,11 +24,22 @@ _LENGTH_AT: Final = 1
 COMPILE: Final = 1  # Compile: look at this source before anything else; answered by one VERDICT
 RUN: Final = 2  # Run: the task; ITEMS follows
 ITEMS: Final = 3  # the items as they came from n8n, a JSON array
+ANSWER: Final = 4  # to one CALL: its number (4 bytes), a status (1 byte), JSON or nothing
 # child to runner
 VERDICT: Final = 16  # Verdict; only before RUN, when no user code has run yet
 PRINT: Final = 17  # a JSON array of texts: one print call
 RESULT: Final = 18  # one JSON value
 FAILURE: Final = 19  # Failure
+CALL: Final = 20  # after RUN: a number (4 bytes), the length of a name (1 byte), the name, JSON; answered by one ANSWER
+METADATA: Final = 21  # at most one, before RESULT: a JSON object with customData, staticData or both
+
+SUCCESS: Final = 0
+ERROR: Final = 1
+"""The statuses of an ANSWER."""
+MAX_CALLS_IN_FLIGHT: Final = 32
+"""Calls that a child may have out at once. A channel waits before one more; who does not is cut off."""
+MAX_METADATA: Final = 16_777_216
+_CALL_HEAD: Final = struct.Struct("<IB")
 
 _SMALL: Final = 8_388_608
 BIG: Final = 262_144
@@ -40,7 +52,19 @@ def limits_from_child(max_payload: int) -> dict[int, int]:
 
     ``max_payload`` is about results. A verdict stays in the runner, and a child keeps prints and errors below it.
     """
-    return {VERDICT: 64 * 1024 * 1024, PRINT: _SMALL, RESULT: max_payload, FAILURE: _SMALL}
+    return {
+        VERDICT: 64 * 1024 * 1024,
+        PRINT: _SMALL,
+        RESULT: max_payload,
+        FAILURE: _SMALL,
+        CALL: max_payload,
+        METADATA: min(MAX_METADATA, max_payload),
+    }
+
+
+Loop = Literal["", "none", "asyncio", "trio"]
+"""What a program's coroutines run under: empty when it has none; ``none`` when it can wait for nothing but our answers,
+which takes no event loop."""
 
 
 class Compile(msgspec.Struct, frozen=True):
@@ -50,20 +74,29 @@ class Compile(msgspec.Struct, frozen=True):
     each_item: bool
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the source checks said. ``code`` is a marshalled code object when the program may run."""
 
     code: bytes = b""
     failure: Failure | None = None
+    uses: tuple[str, ...] = ()
+    """The names of ours, beyond the inputs, that the source mentions."""
+    nodes: tuple[str, ...] = ()
+    """The nodes whose data it names in so many words."""
+    loop: Loop = ""
+    """What its coroutines run under."""
 
 
-class Run(msgspec.Struct, frozen=True):
-    """One task. ``code`` is empty when the child has just compiled the source itself."""
+class Run(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One task. ``code`` is empty when the child has just compiled the source itself; the rest is the verdict's."""
 
     source: str
     each_item: bool
     query: bytes
     code: bytes = b""
+    uses: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    loop: Loop = ""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +128,36 @@ decode_failure = msgspec.msgpack.Decoder(Failure).decode
 def header(kind: int, length: int) -> bytes:
     """The five bytes in front of a payload: kind, then the length, little-endian (so at most 4 GiB - 1)."""
     return kind.to_bytes(1, "little") + length.to_bytes(4, "little")
+
+
+def call(number: int, name: str, params: bytes | memoryview) -> bytes:
+    """The payload of a CALL."""
+    encoded = name.encode()
+    return b"".join((_CALL_HEAD.pack(number, len(encoded)), encoded, params))
+
+
+def split_call(payload: bytes | memoryview) -> tuple[int, str, memoryview]:
+    """Number, name and parameters of a CALL, all of them untrusted. Raises `FrameError` or UnicodeDecodeError."""
+    view = memoryview(payload)
+    if len(view) < _CALL_HEAD.size:
+        raise FrameError("a call that is too short")
+    number, length = _CALL_HEAD.unpack_from(view)
+    start = _CALL_HEAD.size + length
+    if len(view) < start:
+        raise FrameError("a call whose name is cut off")
+    return number, str(view[_CALL_HEAD.size : start], "utf-8"), view[start:]
+
+
+def answer_head(number: int, status: int, length: int) -> bytes:
+    """What stands in front of the ``length`` bytes of JSON of an ANSWER, the frame's header included."""
+    return header(ANSWER, _CALL_HEAD.size + length) + _CALL_HEAD.pack(number, status)
+
+
+def split_answer(payload: bytes | memoryview) -> tuple[int, int, memoryview]:
+    """Number, status and JSON of an ANSWER, which is the runner's."""
+    view = memoryview(payload)
+    number, status = _CALL_HEAD.unpack_from(view)
+    return number, status, view[_CALL_HEAD.size :]
 
 
 class FrameError(Exception):
@@ -201,6 +264,16 @@ class FrameReader:
                     return None
                 have += got
         return kind, big
+
+
+def parse(data: bytes | memoryview | mmap.mmap) -> Any:
+    """What came from n8n, as objects: decoded once, here in the child."""
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        import json  # numbers beyond a double, and whatever else only the standard library reads
+
+        return json.loads(bytes(data))
 
 
 def send(sock: _socket.socket, kind: int, payload: bytes) -> None:

@@ -1,0 +1,324 @@
+"""The child's way to n8n while a program runs: calls go out, answers come back to whoever made the call.
+
+Owns the numbers of calls, how many are out at once, and who reads the socket: the callers themselves, one at a time for
+all of them. There is no thread in the background, since the program may be all there is room for, and nothing waits
+here whose caller does not. Knows no helper and no data; what may be called is decided by the runner.
+"""
+
+from __future__ import annotations
+
+import _socket
+import _thread
+import itertools
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from trio_runner.sandbox import frames
+from trio_runner.sandbox.frames import FrameParser
+
+Send = Callable[[int, bytes], bool]
+
+_RECEIVE: Final = 65_536
+_MAX_ANSWER: Final = 2**32 - 1  # the runner is trusted
+_FIRST_WINDOW: Final = 4
+_LARGE: Final = 1_048_576
+_AT_ONCE: Final = 134_217_728
+"""Bytes of answers that are asked for at once, as far as their size can be guessed from the last one."""
+
+
+class ChannelError(Exception):
+    """An answer that is an error. ``data`` is what n8n said: mostly an object, a text in some cases, or None."""
+
+    def __init__(self, data: Any) -> None:
+        said = data.get("message") if isinstance(data, dict) else data
+        super().__init__(said if isinstance(said, str) and said else "n8n refused the call and gave no reason")
+        self.data = data
+
+
+class _Waits(Protocol):
+    """How one caller waits: for the socket, or for another caller that reads it."""
+
+    def wake(self) -> None:
+        """Ends the wait of `woken`, now or the next one. From any thread."""
+
+
+class _Call:
+    """One call. ``placed``: it counts as out; ``answer``: status and JSON."""
+
+    __slots__ = ("answer", "number", "placed", "sent", "waits")
+
+    def __init__(self, number: int, waits: _Waits) -> None:
+        self.number = number
+        self.waits = waits
+        self.placed = self.sent = False
+        self.answer: tuple[int, memoryview] | None = None
+
+    def is_placed(self) -> bool:
+        """Whether it may be sent."""
+        return self.placed
+
+    def is_answered(self) -> bool:
+        """Whether it is over."""
+        return self.answer is not None
+
+
+class Channel:
+    """One per child. Calls may be made from several threads and coroutines at once."""
+
+    def __init__(self, sock: _socket.socket, send: Send) -> None:
+        """``send`` writes one frame and says whether it could."""
+        self._sock = sock
+        self._send = send
+        self._parser = FrameParser({frames.ANSWER: _MAX_ANSWER})
+        self._numbers = itertools.count(1)
+        self._state = _thread.RLock()  # the program's finalizers run wherever they like
+        self._reading = _thread.allocate_lock()
+        self._reader: _Blocking | None = None
+        self._watcher: _AsyncWaits | None = None
+        self._out: dict[int, _Call] = {}
+        self._queue: deque[_Call] = deque()
+        self._waiting: dict[_Call, None] = {}
+        self._window = _FIRST_WINDOW
+
+    def request(self, params: dict[str, object]) -> Any:
+        """Asks for data of the workflow and returns it. Blocks. Raises `ChannelError`."""
+        return self._ask("", msgspec.json.encode(params))
+
+    def call(self, name: str, params: bytes) -> Any:
+        """Calls a method by n8n's name, with a JSON array of parameters, and returns what it returned, None if nothing.
+
+        Blocks. Raises `ChannelError`.
+        """
+        return self._ask(name, params)
+
+    async def call_async(self, name: str, params: bytes) -> Any:
+        """As `call`, from a coroutine: other coroutines of its loop run meanwhile."""
+        waits = _async_waits()
+        if waits is None:  # nobody else could run
+            return self._ask(name, params)
+        with self._calling(waits) as call:
+            await self._wait_async(waits, call.is_placed)
+            self._write(call, name, params)
+            await self._wait_async(waits, call.is_answered)
+        return _result(call)
+
+    # One call
+
+    def _ask(self, name: str, params: bytes) -> Any:
+        waits = _Blocking()
+        with self._calling(waits) as call:
+            self._wait(waits, call.is_placed)
+            self._write(call, name, params)
+            self._wait(waits, call.is_answered)
+        return _result(call)
+
+    @contextmanager
+    def _calling(self, waits: _Waits) -> Iterator[_Call]:
+        call = _Call(next(self._numbers), waits)
+        with self._state:
+            self._queue.append(call)
+            self._waiting[call] = None
+            self._place()
+        try:
+            yield call
+        finally:
+            with self._state:
+                del self._waiting[call]
+                if not call.placed:
+                    self._queue.remove(call)
+                elif not call.sent:
+                    del self._out[call.number]
+                    self._place()
+
+    def _write(self, call: _Call, name: str, params: bytes) -> None:
+        call.sent = self._send(frames.CALL, frames.call(call.number, name, params))
+        if not call.sent:
+            raise ChannelError("The task is over, or in the middle of another call: nothing can be asked now")
+
+    def _place(self) -> None:
+        """Lets waiting calls out, as many as there is room for. What was given up still counts until it is answered."""
+        while self._queue and len(self._out) < self._window:
+            call = self._queue.popleft()
+            self._out[call.number] = call
+            call.placed = True
+            call.waits.wake()
+
+    # Reading: whoever waits first reads for all; when it leaves, the others are woken, and one of them goes on.
+    # A coroutine only watches the socket and leaves it to a thread that blocks, which may be its own.
+
+    def _wait(self, waits: _Blocking, done: Callable[[], bool]) -> None:
+        while not done():
+            with self._state:
+                if leading := self._reader is None:
+                    self._reader = waits
+            if not leading:
+                waits.woken()
+                continue
+            try:
+                while not done():
+                    with self._reading:
+                        self._read()
+            finally:
+                self._reader = None
+                self._wake_all()
+
+    async def _wait_async(self, waits: _AsyncWaits, done: Callable[[], bool]) -> None:
+        while not done():
+            waits.renew()
+            with self._state:
+                if watching := self._reader is None and self._watcher is None:
+                    self._watcher = waits
+            if not watching:
+                await waits.wait(None)
+                continue
+            try:
+                while not done() and self._reader is None:
+                    await waits.wait(self._sock.fileno())
+                    waits.renew()
+                    if self._reading.acquire(blocking=False):
+                        try:
+                            self._read(_socket.MSG_DONTWAIT)
+                        finally:
+                            self._reading.release()
+            finally:
+                self._watcher = None
+                self._wake_all()
+
+    def _wake_all(self) -> None:
+        with self._state:
+            for call in self._waiting:
+                call.waits.wake()
+
+    def _read(self, flags: int = 0) -> None:
+        """Takes what one read brings."""
+        room = self._parser.room
+        try:
+            if room is None:
+                data = self._sock.recv(_RECEIVE, flags)
+                complete = self._parser.feed(data) if data else None
+            else:
+                count = self._sock.recv_into(room, 0, flags)
+                complete = self._parser.fill(count) if count else None
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            complete = None
+        if complete is None:
+            os._exit(0)  # the runner is gone: nobody is interested any more
+        for _, payload in complete:
+            self._take(*frames.split_answer(payload))
+
+    def _take(self, number: int, status: int, body: memoryview) -> None:
+        with self._state:
+            size = len(body)
+            self._window = max(1, _AT_ONCE // size) if size > _LARGE else self._window + 1
+            self._window = min(self._window, frames.MAX_CALLS_IN_FLIGHT)
+            call = self._out.pop(number, None)
+            if call is not None:
+                call.answer = status, body
+                call.waits.wake()
+            self._place()
+
+
+def _result(call: _Call) -> Any:
+    assert call.answer is not None
+    status, body = call.answer
+    call.answer = None  # a large one is not held while it is decoded by somebody who is done with it
+    data = frames.parse(body) if len(body) else None
+    if status != frames.SUCCESS:
+        raise ChannelError(data)
+    return data
+
+
+class _Blocking:
+    """A thread that waits."""
+
+    def __init__(self) -> None:
+        self._lock = _thread.allocate_lock()
+        self._lock.acquire()
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # it has been woken already and has not run yet
+            self._lock.release()
+
+    def woken(self) -> None:
+        """Waits for `wake`, which may have come before."""
+        self._lock.acquire()
+
+
+class _AsyncWaits(_Waits, Protocol):
+    """A coroutine that waits."""
+
+    def renew(self) -> None:
+        """Forgets earlier calls of `wake`."""
+
+    async def wait(self, readable: int | None) -> None:
+        """Waits for `wake` since the last `renew`, or until there is something to read from this descriptor."""
+
+
+class _AsyncioWaits:
+    """Under asyncio, or under a loop that takes its place."""
+
+    def __init__(self, asyncio: Any, loop: Any) -> None:
+        self._loop = loop
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # its loop is closed, and nobody waits
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    def renew(self) -> None:
+        self._event.clear()
+
+    async def wait(self, readable: int | None) -> None:
+        if readable is None:
+            await self._event.wait()
+            return
+        self._loop.add_reader(readable, self._event.set)
+        try:
+            await self._event.wait()
+        finally:
+            self._loop.remove_reader(readable)
+
+
+class _TrioWaits:
+    """Under trio."""
+
+    def __init__(self, trio: Any) -> None:
+        self._trio = trio
+        self._token = trio.lowlevel.current_trio_token()
+        self.renew()
+
+    def wake(self) -> None:
+        with suppress(self._trio.RunFinishedError):  # nobody waits
+            self._token.run_sync_soon(self._woken)
+
+    def _woken(self) -> None:
+        self._scope.cancel()
+
+    def renew(self) -> None:
+        self._scope = self._trio.CancelScope()
+
+    async def wait(self, readable: int | None) -> None:
+        with self._scope:
+            if readable is None:
+                await self._trio.sleep_forever()
+            await self._trio.lowlevel.wait_readable(readable)
+
+
+def _async_waits() -> _AsyncWaits | None:
+    """How to wait under the event loop that runs here, or None when none does. Imports neither of them."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        return _TrioWaits(trio)
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None:
+        with suppress(RuntimeError):
+            return _AsyncioWaits(asyncio, asyncio.get_running_loop())
+    return None
