@@ -89,6 +89,11 @@ BUILTINS_DENY = _var(
     "N8N_RUNNERS_BUILTINS_DENY", ",".join(sorted(DEFAULT_BUILTINS_DENY)), "builtins kept from user code; empty = none"
 )
 POLICY = _var("N8N_RUNNERS_POLICY", "compat", "compat: refuse what n8n's runner refuses; relaxed: the whole language")
+VALUES = _var(
+    "N8N_RUNNERS_VALUES",
+    "compat",
+    "results: compat: as n8n's runner writes them; friendly: dates, tables… as JSON",
+)
 SANDBOX = _var("N8N_RUNNERS_SANDBOX", "auto", "what the kernel lets a task do: auto, strict, network or off")
 SANDBOX_REQUIRE = _var("N8N_RUNNERS_SANDBOX_REQUIRE", "", "layers without which the runner does not start")
 SANDBOX_READ = _var("N8N_RUNNERS_SANDBOX_READ", "", "paths that tasks may read, split by commas")
@@ -573,6 +578,7 @@ class _Reader:
             builtins_deny=deny,
             block_env=self.boolean(BLOCK_ENV),
             relaxed=relaxed,
+            friendly=self.one_of(VALUES, ("compat", "friendly")) == "friendly",
         )
 
     def allowlist(self, variable: Variable) -> frozenset[str]:

@@ -207,11 +207,49 @@ def test_the_item_that_failed_is_named_with_its_line() -> None:
     assert (answer.failure.message, answer.failure.item_index, answer.failure.line) == ("division by zero", 2, 2)
 
 
-def test_a_result_that_cannot_be_sent_belongs_to_no_item() -> None:
-    failure = converse(*task("return {1, 2} if _item else {(1,): 2}", [1, 0], each_item=True)).failure
-    assert (failure.kind, failure.item_index) == ("result", None)
+def test_what_cannot_be_sent_is_named_with_its_item_and_its_place() -> None:
+    source = "return None if _item == 2 else {1, 2} if _item else {'a': [{(1,): 2}]}"
+    failure = converse(*task(source, [1, 2, 0], each_item=True)).failure
+    assert (failure.kind, failure.item_index) == ("result", 2)
     assert failure.message == "keys must be str, int, float, bool or None, not tuple"
-    assert failure.description == "The value stands at [1].json of the result."
+    assert failure.description == "The value stands at json.a[0] in item 2 of the result."
+
+
+@pytest.mark.parametrize(
+    ("source", "item", "description"),
+    [
+        ("x = [1]; x.append(x)\nreturn [{'json': {}}, {'json': {'v': x}}]", 1, "json.v[1] in item 1 of the result."),
+        ("return {'a': {'b': {(): 1}}}", None, "a.b in the result."),
+    ],
+)
+def test_in_the_other_mode_it_is_the_item_of_the_result(source: str, item: int | None, description: str) -> None:
+    failure = converse(*task(source, [])).failure
+    assert (failure.item_index, failure.description) == (item, f"The value stands at {description}")
+
+
+NAME = "_user_function.<locals>."
+TABLE = "from dataclasses import dataclass\n@dataclass\nclass Row:\n    n: object\n"
+
+
+def test_where_n8n_wants_items_a_record_is_one_even_in_compat() -> None:
+    rows = "[Row(1), {'json': Row({2})}, {'json': {'r': Row(3)}}]"
+    sent = [{"n": 1}, {"json": {"n": "{2}"}}, {"json": {"r": NAME + "Row(n=3)"}}]
+    assert converse(*task(f"{TABLE}return {rows}")).result == sent
+    assert converse(*task(f"{TABLE}return (row for row in {rows})")).result == sent
+    assert converse(*task(f"{TABLE}return Row(1)", query="a tool's")).result == NAME + "Row(n=1)"
+    each = converse(*task(f"{TABLE}return Row(_item)", [5], each_item=True))
+    assert each.result == [{"json": {"n": 5}, "pairedItem": {"item": 0}}]
+
+
+def test_friendly_is_the_operators_choice() -> None:
+    friendly = msgspec.structs.replace(OPEN, friendly=True)
+    source = f"{TABLE}return [{{'json': {{'r': Row({{2, 1}})}}}}]"
+    assert converse(*task(source), policy=friendly).result == [{"json": {"r": {"n": [1, 2]}}}]
+
+
+def test_an_error_of_a_generator_is_the_programs_own_with_its_line() -> None:
+    failure = converse(*task("def rows():\n    yield 1\n    raise ValueError('stop')\nreturn rows()")).failure
+    assert (failure.message, failure.line, failure.kind) == ("stop", 3, "error")
 
 
 # Failures

@@ -21,7 +21,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from trio_runner.sandbox.values import UnsendableError, encode, is_plain, plain, shape_item
+from trio_runner.sandbox.friendly import UnsendableError
+from trio_runner.sandbox.values import encode, is_plain, plain, shape_item
 
 checked = settings(deadline=None, derandomize=True)
 
@@ -578,7 +579,8 @@ def test_a_program_that_lifts_the_recursion_limit_gets_an_answer_too() -> None:
     code = (
         "import sys\n"
         "sys.setrecursionlimit(10**6)\n"
-        "from trio_runner.sandbox.values import UnsendableError, encode\n"
+        "from trio_runner.sandbox.friendly import UnsendableError\n"
+        "from trio_runner.sandbox.values import encode\n"
         "value = 1\n"
         "for _ in range(5000): value = [value]\n"
         "try: encode(value)\n"

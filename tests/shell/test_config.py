@@ -223,6 +223,7 @@ FILE_VALUES = {
     "N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED": "false",
     "N8N_BLOCK_RUNNER_ENV_ACCESS": "false",
     "N8N_RUNNERS_POLICY": "relaxed",
+    "N8N_RUNNERS_VALUES": "friendly",
     "N8N_RUNNERS_SANDBOX": "off",
     "N8N_RUNNERS_SANDBOX_READ": "/seven",
     "N8N_RUNNERS_SANDBOX_WRITE": "/seven",
@@ -687,7 +688,7 @@ SPECIFIED = """
     N8N_BLOCK_RUNNER_ENV_ACCESS N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST
     N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT N8N_RUNNERS_LAUNCHER_LOG_LEVEL NO_COLOR N8N_SENTRY_DSN N8N_VERSION
     ENVIRONMENT DEPLOYMENT_NAME
-    N8N_RUNNERS_POLICY N8N_RUNNERS_SANDBOX N8N_RUNNERS_SANDBOX_REQUIRE N8N_RUNNERS_SANDBOX_READ
+    N8N_RUNNERS_POLICY N8N_RUNNERS_VALUES N8N_RUNNERS_SANDBOX N8N_RUNNERS_SANDBOX_REQUIRE N8N_RUNNERS_SANDBOX_READ
     N8N_RUNNERS_SANDBOX_WRITE N8N_RUNNERS_SANDBOX_CONNECT N8N_RUNNERS_TASK_MEMORY N8N_RUNNERS_TASK_CPU
     N8N_RUNNERS_PRELOAD N8N_RUNNERS_SANDBOX_CGROUP N8N_RUNNERS_LOG_FORMAT
     OTEL_EXPORTER_OTLP_ENDPOINT OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_HEADERS
@@ -738,6 +739,7 @@ def test_grants_limits_and_required_layers_are_lists_and_numbers() -> None:
     [
         ("N8N_RUNNERS_SANDBOX", "maybe", "auto, strict, network, off"),
         ("N8N_RUNNERS_POLICY", "loose", "compat, relaxed"),
+        ("N8N_RUNNERS_VALUES", "nice", "compat, friendly"),
         ("N8N_RUNNERS_SANDBOX_READ", "data", "'data' is not an absolute path"),
         ("N8N_RUNNERS_SANDBOX_REQUIRE", "landlock", "'landlock' is not a layer. The layers are: session,"),
         ("N8N_RUNNERS_SANDBOX_CONNECT", "https", "Not a list of ports"),
@@ -757,6 +759,11 @@ def test_safe_stands_for_the_modules_without_input_and_output_beside_other_names
     assert loaded.config.policy.stdlib_allow == SAFE_STDLIB | {"os"}
     assert loaded.config.confinement.mode == "strict"
     assert loaded.warnings == ()
+
+
+def test_results_are_as_the_reference_writes_them_unless_they_shall_be_friendly() -> None:
+    assert not config().policy.friendly
+    assert config(N8N_RUNNERS_VALUES=" Friendly ").policy.friendly
 
 
 def test_relaxed_gives_the_language_back_unless_a_deny_list_is_set() -> None:

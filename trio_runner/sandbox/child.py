@@ -20,6 +20,7 @@ import msgspec
 
 from trio_runner.sandbox import channel, compiling, formatguard, frames, hints, imports, tracebacks, values
 from trio_runner.sandbox.frames import Failure, Run
+from trio_runner.sandbox.friendly import UnsendableError
 from trio_runner.sandbox.hardened import harden
 from trio_runner.sandbox.policy import Confinement, Policy
 from trio_runner.sandbox.userapi import MAX_PRINT_BYTES, CapturedErrors, LineStream, Printer
@@ -181,12 +182,23 @@ def _result(prepared: Prepared, run: Run, code: CodeType, items: bytes | mmap.mm
         value = _call(names, body, {"_items": parsed, "_query": query})
     gc.disable()
     index.clear()
-    payload = values.encode(value)
+    payload = _encode(value, run, index, friendly=prepared.policy.friendly, items=query is None)
     if len(payload) > prepared.max_payload:
         raise values.TooLargeError(
             f"The result is too large: {len(payload)} bytes of JSON, and n8n takes at most {prepared.max_payload}"
         )
     return payload
+
+
+def _encode(value: Any, run: Run, index: list[int], *, friendly: bool, items: bool) -> bytes:
+    """The result as JSON. What cannot be sent puts the number of its item into ``index``, as a program's error does."""
+    try:
+        return values.encode(value, friendly=friendly, items=items)
+    except UnsendableError as error:
+        number, error.path = values.split_path(error.path)
+        if number is not None:
+            index.append(value[number]["pairedItem"]["item"] if run.each_item else number)
+        raise
 
 
 def _each(names: dict[str, Any], body: CodeType, items: list[Any], index: list[int]) -> list[dict[str, object]]:
@@ -250,10 +262,11 @@ def _failure(prepared: Prepared, error: BaseException, source: str, stderr: str,
         )
     if kind is values.TooLargeError:
         return Failure(message=tracebacks.text_of(error), kind="limit", limit="result_size")
-    if kind is values.UnsendableError:
+    if kind is UnsendableError:
         path = tracebacks.clip(getattr(error, "path", ""), 300)
-        where = f"The value stands at {path} of the result." if path else None
-        return Failure(message=tracebacks.text_of(error), description=where, kind="result")
+        place = "the result" if item_index is None else f"item {item_index} of the result"
+        where = f"The value stands at {path} in {place}." if path else f"The value is {place}."
+        return Failure(message=tracebacks.text_of(error), description=where, item_index=item_index, kind="result")
     if issubclass(kind, SystemExit):
         message = tracebacks.clip(f"Process exited with code {_exit_code(error)}")
     else:

@@ -69,6 +69,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     ``stdlib_allow`` and ``external_allow`` hold exact top-level module names, or only ``*``. An entry with a dot never
     matches, as in the reference (runner-behaviour 14.1). ``relaxed`` leaves the language whole and trusts the kernel.
+    ``friendly`` is about results: dates, tables and the like as one would write them in JSON (docs/values.md).
     """
 
     stdlib_allow: frozenset[str] = frozenset()
@@ -76,6 +77,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     builtins_deny: frozenset[str] = DEFAULT_BUILTINS_DENY
     block_env: bool = True
     relaxed: bool = False
+    friendly: bool = False
 
     @property
     def needs_network(self) -> bool:

@@ -1,23 +1,28 @@
 """From what the program returned to JSON bytes.
 
-The rules are the reference's (`json.dumps(default=str)`, runner-behaviour 10) with one difference: NaN and infinities
-become null, because n8n cannot parse them and the task would hang. Plain values go to msgspec as they are; anything
-else is first rebuilt by `plain`, which is the one place where the rules are written.
+In `compat` the rules are the reference's (`json.dumps(default=str)`, runner-behaviour 10) where that is of any use: NaN
+and infinities become null, because n8n cannot parse them and the task would hang, and what would be an address or be
+refused by n8n comes as in `friendly`. Plain values go to msgspec as they are; anything else is first rebuilt by
+`plain`. What a type means beyond JSON is `friendly`'s.
 """
 
 from __future__ import annotations
 
 import gc
+import re
 from contextlib import suppress
 from itertools import compress
 from typing import Any
 
 import msgspec
 
+from trio_runner.sandbox import friendly as rules
+from trio_runner.sandbox.friendly import UnsendableError
 from trio_runner.sandbox.tracebacks import type_name
 
 _LEAVES = frozenset({str, int, float, bool, type(None)})
 _CONTAINERS = frozenset({dict, list, tuple})
+_ITEM = re.compile(r"\[(\d+)\]")
 _KNOWN = _LEAVES | _CONTAINERS
 _MAX_LEVELS = 200
 _MANY = 4096
@@ -27,20 +32,15 @@ _BLOCK = 256
 _MAX_STEP = 100
 
 
-class UnsendableError(Exception):
-    """A value that JSON cannot carry: ``str()`` is the reference's text, ``path`` says where it stands."""
-
-    def __init__(self, text: str, path: str = "") -> None:
-        super().__init__(text)
-        self.path = path
-
-
 class TooLargeError(UnsendableError):
     """A result that is larger than n8n takes."""
 
 
-def encode(value: object) -> bytes:
-    """JSON bytes of any value. Raises `UnsendableError`, or what the value's own ``__str__`` raises."""
+def encode(value: object, *, friendly: bool = False, items: bool = False) -> bytes:
+    """JSON bytes of any value. ``items``: n8n takes only lists and objects for it, as from all nodes but tools.
+
+    Raises `UnsendableError`, or what code of the author's raises: a ``__str__``, a generator.
+    """
     try:
         ready = is_plain(value)
     except Exception:  # a metaclass with a __hash__ or __eq__ of its own
@@ -48,7 +48,9 @@ def encode(value: object) -> bytes:
     if ready:
         with suppress(TypeError):  # a metaclass that claims to be equal to a JSON type
             return _to_json(value)
-    return _to_json(plain(value))
+    if items and not friendly:
+        value = rules.as_items(value)
+    return _to_json(plain(value, friendly=friendly))
 
 
 def shape_item(value: object, index: int) -> dict[str, object] | None:
@@ -67,6 +69,13 @@ def shape_item(value: object, index: int) -> dict[str, object] | None:
     if "binary" in value:
         item["binary"] = value["binary"]
     return item
+
+
+def split_path(path: str) -> tuple[int | None, str]:
+    """The number of the item that a path begins with, and the rest: ``[3].json.a`` is 3 and ``json.a``."""
+    if (found := _ITEM.match(path)) is None:
+        return None, path.removeprefix(".")
+    return int(found[1]), path[found.end() :].removeprefix(".")
 
 
 def is_plain(value: object) -> bool:
@@ -107,13 +116,13 @@ def _is_plain(level: list[Any]) -> bool:
     return False
 
 
-def plain(value: object) -> object:
-    """The value rebuilt of exact JSON types, by the rules of ``json.dumps(default=str)``.
+def plain(value: object, *, friendly: bool = False) -> object:
+    """The value rebuilt of exact JSON types, by the rules of ``json.dumps(default=str)``, or by the friendly ones.
 
     Goes by real types: what an object says in ``__class__`` does not count, as it does not for the json module.
     """
     try:
-        return _plain(value, set())
+        return _plain(value, set(), friendly)
     except RecursionError:
         raise UnsendableError(_TOO_DEEP) from None
 
@@ -121,7 +130,7 @@ def plain(value: object) -> object:
 _TOO_DEEP = "The result is nested too deeply to be sent as JSON"
 
 
-def _plain(value: Any, above: set[int]) -> object:
+def _plain(value: Any, above: set[int], friendly: bool) -> object:
     kind = type(value)
     if value is None or kind is bool:
         return value
@@ -131,26 +140,37 @@ def _plain(value: Any, above: set[int]) -> object:
         return int.__index__(value)
     if issubclass(kind, float):
         return float.__float__(value)
-    if not issubclass(kind, dict | list | tuple):
-        return str.__str__(str(value))
+    container = issubclass(kind, dict | list | tuple)
+    # of the containers, only tuples with names for their fields have a rule
+    with_rule = friendly and (not container or (kind is not tuple and issubclass(kind, tuple)))
+    rule = rules.rule_for(kind) if with_rule else None
+    if rule is None and not container:
+        text = str.__str__(str(value))
+        if not rules.is_address(text):
+            return text
+        if not rules.is_iterator(kind):
+            return rules.refuse(value) if friendly else text
+        rule = list
     if id(value) in above:
         raise UnsendableError("Circular reference detected")
     above.add(id(value))
     # the path is put together only when something goes wrong: for each value it would cost more than all the rest
     step = ""
     try:
+        if rule is not None:
+            return _plain(rule(value), above, friendly)
         if issubclass(kind, dict):
             entries: dict[str, object] = {}
             for key, entry in value.items():
                 step = ""
-                name = _key(key)
+                name = _key(key, friendly)
                 step = f".{name[:_MAX_STEP]}"
-                entries[name] = _plain(entry, above)
+                entries[name] = _plain(entry, above, friendly)
             return entries
         elements: list[object] = []
         for element in value:
             step = f"[{len(elements)}]"
-            elements.append(_plain(element, above))
+            elements.append(_plain(element, above, friendly))
         return elements
     except UnsendableError as error:
         error.path = step + error.path
@@ -159,7 +179,7 @@ def _plain(value: Any, above: set[int]) -> object:
         above.discard(id(value))
 
 
-def _key(key: Any) -> str:
+def _key(key: Any, friendly: bool) -> str:
     kind = type(key)
     if issubclass(kind, str):
         return str.__str__(key)
@@ -170,6 +190,8 @@ def _key(key: Any) -> str:
     if issubclass(kind, float):
         text = float.__repr__(key)
         return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(text, text)
+    if friendly and (known := rules.key(key)) is not key:
+        return _key(known, friendly)
     raise UnsendableError(f"keys must be str, int, float, bool or None, not {type_name(key)}")
 
 
