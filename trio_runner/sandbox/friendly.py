@@ -109,7 +109,7 @@ def _search(kind: type) -> Rule | None:
         rule = _RULES.get((module.partition(".")[0], _qualified(base))) if type(module) is str else None
         if rule is not None:
             return rule
-    return list if is_iterator(kind) else None
+    return _yielded if is_iterator(kind) else None
 
 
 # Dates and times
@@ -170,6 +170,10 @@ def _mapping(value: Any) -> dict[object, object]:
 
 def _enum(value: Any) -> object:
     return value.value
+
+
+def _yielded(value: Any) -> list[object]:
+    return list(value)
 
 
 def _nothing(value: Any) -> None:  # noqa: ARG001 - a rule like the others
@@ -316,8 +320,8 @@ _RULES: dict[tuple[str, str], Rule] = {
 }
 
 _STRUCTURES: frozenset[Rule | None] = frozenset(
-    {_frame, _fields_of_dataclass, _fields_of_attrs, _fields_of_model, list}
+    {_frame, _fields_of_dataclass, _fields_of_attrs, _fields_of_model, _yielded}
 )
-"""Rules that hold in `compat` too where n8n takes only items; ``list`` is that of iterators and the like."""
+"""Rules that hold in `compat` too where n8n takes only items."""
 
 _KEY_RULES: frozenset[Rule] = frozenset({_iso, duration, _decimal, str, _enum, _numpy_scalar})
