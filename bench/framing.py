@@ -35,7 +35,10 @@ def apply_mask(data: bytes | memoryview, mask: bytes) -> bytes:
 
 
 class Frame(NamedTuple):
-    """One whole message or control frame, still masked: unmasking is left to after the clock was read."""
+    """One whole message or control frame, still masked: unmasking is left to after the clock was read.
+
+    A key of zeros is no work, as for n8n's own server.
+    """
 
     opcode: int
     mask: bytes
@@ -43,7 +46,7 @@ class Frame(NamedTuple):
 
     def payload(self) -> bytes:
         """The bytes as the peer meant them."""
-        return apply_mask(self.masked, self.mask) if self.mask else self.masked
+        return apply_mask(self.masked, self.mask) if any(self.mask) else self.masked
 
 
 class FrameReader:

@@ -46,6 +46,7 @@ log = get_logger("executor")
 Emit = Callable[[RunnerMessage], None]
 
 _RECEIVE = 65_536
+_TRIES = 16
 _ATTEMPTS = 3
 _MAX_ERROR_TEXT = 131_072
 _PRINTS_CUT = b'["' + PRINTS_CUT.encode()
@@ -321,7 +322,7 @@ async def _receive(worker: Worker, parser: FrameParser) -> Iterator[tuple[int, b
         await trio.lowlevel.wait_readable(worker.sock)
         try:
             if room is not None:
-                count = worker.sock.recv_into(room)
+                count = _receive_into(worker, room)
                 return parser.fill(count) if count else None
             data = worker.sock.recv(_RECEIVE)
             return parser.feed(data) if data else None
@@ -329,6 +330,22 @@ async def _receive(worker: Worker, parser: FrameParser) -> Iterator[tuple[int, b
             continue
         except ConnectionResetError:
             return None
+
+
+def _receive_into(worker: Worker, room: memoryview) -> int:
+    """What is there of a large payload, and what comes while that is taken: a turn of the loop costs more than a try.
+
+    Raises as the socket does when there was nothing at all.
+    """
+    have = worker.sock.recv_into(room)
+    with suppress(BlockingIOError):
+        for _ in range(_TRIES):
+            if not have or have == len(room):
+                break
+            if not (count := worker.sock.recv_into(room[have:])):
+                break  # the end comes again
+            have += count
+    return have
 
 
 async def _send(worker: Worker, *parts: tuple[int, bytes | memoryview]) -> None:

@@ -38,8 +38,9 @@ from trio_runner.errors import (
 from trio_runner.executor import Executor
 from trio_runner.health import BrokerState
 from trio_runner.http import open_stream, retry_after
+from trio_runner.inlet import Inlet
 from trio_runner.log import get_logger, naming
-from trio_runner.outlet import Outlet
+from trio_runner.outlet import Outlet, on_this_machine
 from trio_runner.protocol.backoff import ReconnectTerms, around
 from trio_runner.protocol.messages import Refused, decode_from_broker, encode
 from trio_runner.protocol.session import OfferTerms, Session
@@ -201,13 +202,13 @@ class Link:
             try:
                 # trio_websocket's reader runs here
                 async with trio.open_nursery() as nursery:
-                    outlet = Outlet(stream)
-                    websocket = await self._upgrade(nursery, outlet, token)
-                    if isinstance(websocket, WebSocketConnection):
-                        with self._counters.counting(outlet.moved):
-                            lost = await self._serve(websocket, outlet)
+                    outlet = Outlet(stream, masks=not on_this_machine(stream))
+                    upgraded = await self._upgrade(nursery, outlet, token)
+                    if isinstance(upgraded, RetryableError):
+                        lost = upgraded
                     else:
-                        lost = websocket
+                        with self._counters.counting(outlet.moved):
+                            lost = await self._serve(*upgraded, outlet)
                     nursery.cancel_scope.cancel()
             except* (ProtocolError, h11.ProtocolError):
                 lost = BrokerUnreachableError(f"{address.label} does not speak WebSocket")
@@ -216,7 +217,7 @@ class Link:
 
     async def _upgrade(
         self, nursery: trio.Nursery, stream: trio.abc.Stream, token: str
-    ) -> WebSocketConnection | RetryableError:
+    ) -> tuple[WebSocketConnection, Inlet] | RetryableError:
         """The opening handshake, or why there was none."""
         address = self._address
         refusal: RetryableError | None = None
@@ -227,9 +228,10 @@ class Link:
             limit.cancel()
 
         with trio.move_on_after(CONNECT_LIMIT) as limit:
+            inlet = Inlet(UpgradeWatch(stream, refused), self._config.max_payload)
             websocket = await wrap_client_stream(
                 nursery,
-                cast("trio.SocketStream", UpgradeWatch(stream, refused)),  # any stream will do
+                cast("trio.SocketStream", inlet),  # any stream will do
                 address.authority,
                 f"{address.websocket_path}?id={quote(self._runner_id, safe='')}",
                 extra_headers=[(b"Authorization", f"Bearer {token}".encode())],
@@ -240,12 +242,12 @@ class Link:
             self._counters.connected(again=self._connections > 0)
             self._connections += 1
             self._connected_at = trio.current_time()
-            return websocket
+            return websocket, inlet
         return refusal or BrokerUnreachableError(
             f"{address.label} did not finish the WebSocket handshake within {CONNECT_LIMIT:g}s"
         )
 
-    async def _serve(self, websocket: WebSocketConnection, outlet: Outlet) -> RetryableError | None:
+    async def _serve(self, websocket: WebSocketConnection, inlet: Inlet, outlet: Outlet) -> RetryableError | None:
         """The session nursery. Returns why the connection ended, None when we left."""
         session = Session(
             name=RUNNER_NAME,
@@ -274,7 +276,7 @@ class Link:
                 nursery.start_soon(_write_messages, websocket, outlet, to_write, closed)
                 nursery.start_soon(dispatcher.emit_offers)
                 nursery.start_soon(self._keep_alive, websocket, outlet, dispatcher)
-                lost = await self._receive_messages(websocket, outlet, dispatcher)
+                lost = await self._receive_messages(websocket, inlet, outlet, dispatcher)
                 if lost is None:
                     await closed.wait()
             finally:
@@ -284,15 +286,17 @@ class Link:
         return lost or dispatcher.failure
 
     async def _receive_messages(
-        self, websocket: WebSocketConnection, outlet: Outlet, dispatcher: Dispatcher
+        self, websocket: WebSocketConnection, inlet: Inlet, outlet: Outlet, dispatcher: Dispatcher
     ) -> RetryableError | None:
         """Takes frames as they come and waits for nothing else: unread messages would hold up the pongs."""
         while True:
             try:
-                frame = await websocket.get_message()
+                frame: str | bytes | memoryview = await websocket.get_message()
             except ConnectionClosed as closed:
                 return _end(closed, heard=dispatcher.heard, left=dispatcher.left)
             outlet.note_message()
+            if frame == inlet.mark:
+                frame = inlet.take()
             try:
                 message = decode_from_broker(frame)
             except Refused as refused:

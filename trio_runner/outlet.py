@@ -13,8 +13,8 @@ the messages say.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, TypeAlias
 
 import trio
 
@@ -22,20 +22,27 @@ from trio_runner.streams import Wrapped
 
 PIECE: Final = 131_072
 """Bytes of a message in one frame, and of small messages in one write."""
+_PLAIN_PIECE: Final = 1_048_576
+"""The same where nothing is masked."""
 _TEXT: Final = 1
 _CONTINUATION: Final = 0
 _FINAL: Final = 0x80
 _MASKED: Final = 0x80
 _SHORT: Final = 1024
 """Bytes up to which one large number is masked faster than four slices."""
+_ZEROS: Final = bytes(4)
 _ALL_BYTES: Final = bytes(range(256))
+Frames: TypeAlias = tuple[bytearray | memoryview, ...]
+"""What is written without anything in between."""
 
 
 class Outlet(Wrapped):
     """The stream below a WebSocket client: frames of ours and of trio-websocket, one whole frame after the other."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, *, masks: bool = True) -> None:
+        """``masks``: with keys that nobody can guess; without, with zeros, for an end that is `on_this_machine`."""
         super().__init__(stream)
+        self._new_key = _random_key if masks else _no_key
         self._turn = trio.Lock()
         self._received = 0
         self._sent = 0
@@ -64,6 +71,12 @@ class Outlet(Wrapped):
         self._received += len(data)
         return data
 
+    async def receive_into(self, room: memoryview) -> int:
+        """As the stream does."""
+        count = await super().receive_into(room)
+        self._received += count
+        return count
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """What trio-websocket sends: the upgrade request, pings, pongs and the close frame, each whole."""
         async with self._turn:
@@ -75,39 +88,67 @@ class Outlet(Wrapped):
 
         Cancelled in the middle, it leaves the stream useless: the peer would take what follows for the rest.
         """
-        for frames in _writes(texts):
+        for frames in _writes(texts, self._new_key):
             async with self._turn:
-                await self._stream.send_all(frames)
-                self._sent += len(frames)
+                for part in frames:
+                    await self._stream.send_all(part)
+                    self._sent += len(part)
 
 
-def _writes(texts: Iterable[bytes]) -> Iterator[bytearray]:
+def on_this_machine(stream: trio.abc.Stream) -> bool:
+    """Whether the other end is a loopback address, so that nobody stands in between.
+
+    A mask keeps proxies on the way from taking what a program sends for a request of their own (RFC 6455, 10.3). Where
+    there are none, a key of zeros leaves the bytes as they are, and neither end has to go through all of them.
+    """
+    if not isinstance(stream, trio.SocketStream):
+        return False
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(stream.socket.getpeername()[0]).is_loopback
+    except (OSError, ValueError):  # gone already; an IPv6 address with a zone is no loopback
+        return False
+
+
+def _random_key() -> bytes:
+    return os.urandom(4)
+
+
+def _no_key() -> bytes:
+    return _ZEROS
+
+
+def _writes(texts: Iterable[bytes], new_key: Callable[[], bytes]) -> Iterator[Frames]:
     together = bytearray()
     for text in texts:
         if len(text) <= PIECE:
-            together += frame(text, _TEXT | _FINAL)
+            together += frame(text, _TEXT | _FINAL, new_key())
             if len(together) < PIECE:
                 continue
         if together:
-            yield together
+            yield (together,)
             together = bytearray()
         if len(text) > PIECE:
-            yield from _pieces(text)
+            yield from _pieces(text, new_key)
     if together:
-        yield together
+        yield (together,)
 
 
-def _pieces(text: bytes) -> Iterator[bytearray]:
+def _pieces(text: bytes, new_key: Callable[[], bytes]) -> Iterator[Frames]:
     view = memoryview(text)
-    last = (len(text) - 1) // PIECE
+    size = PIECE if new_key is not _no_key else _PLAIN_PIECE
+    last = (len(text) - 1) // size
     for number in range(last + 1):
         first_byte = (_CONTINUATION if number else _TEXT) | (_FINAL if number == last else 0)
-        yield frame(view[number * PIECE : (number + 1) * PIECE], first_byte)
+        piece = view[number * size : (number + 1) * size]
+        if new_key is _no_key:
+            yield _header(len(piece), first_byte, _ZEROS), piece
+        else:
+            yield (frame(piece, first_byte, new_key()),)
 
 
-def frame(payload: bytes | memoryview, first_byte: int) -> bytearray:
-    """One masked frame; ``first_byte`` holds its final bit and its opcode."""
-    size = len(payload)
+def _header(size: int, first_byte: int, key: bytes) -> bytearray:
     if size < 126:
         data = bytearray((first_byte, _MASKED | size))
     elif size < 65536:
@@ -116,9 +157,14 @@ def frame(payload: bytes | memoryview, first_byte: int) -> bytearray:
     else:
         data = bytearray((first_byte, _MASKED | 127))
         data += size.to_bytes(8, "big")
-    key = os.urandom(4)
     data += key
-    data += mask(payload, key)
+    return data
+
+
+def frame(payload: bytes | memoryview, first_byte: int, key: bytes) -> bytearray:
+    """One frame masked with ``key``; ``first_byte`` holds its final bit and its opcode."""
+    data = _header(len(payload), first_byte, key)
+    data += payload if key == _ZEROS else mask(payload, key)
     return data
 
 

@@ -15,6 +15,7 @@ Chunk: TypeAlias = "bytes | bytearray"
 _HEAD_LIMIT = 1.0
 """Seconds to wait for the rest of the headers of a refusal: they may hold a Retry-After, and nothing else of use."""
 _HEAD_SIZE = 16_384
+_RECEIVE = 1_048_576
 
 
 class Wrapped(trio.abc.Stream):
@@ -26,6 +27,19 @@ class Wrapped(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> Chunk:
         """As the stream does."""
         return await self._stream.receive_some(max_bytes)
+
+    async def receive_into(self, room: memoryview) -> int:
+        """Receives into ``room`` and gives the number of bytes, 0 at the end; directly where a socket is below."""
+        if isinstance(self._stream, Wrapped):
+            return await self._stream.receive_into(room)
+        if isinstance(self._stream, trio.SocketStream):
+            try:
+                return await self._stream.socket.recv_into(room)
+            except OSError as error:
+                raise trio.BrokenResourceError("the socket is broken") from error
+        data = await self._stream.receive_some(min(len(room), _RECEIVE))
+        room[: len(data)] = data
+        return len(data)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """As the stream does."""

@@ -393,13 +393,16 @@ _UNREADABLE: Final = (UnicodeError, msgspec.DecodeError, RecursionError)
 # `_decode`, which knows every reason.
 
 
-def decode_from_broker(frame: str | bytes) -> BrokerMessage:
-    """Decodes one frame of the broker; raises `Refused` with the reason, never anything else."""
+def decode_from_broker(frame: str | bytes | memoryview) -> BrokerMessage:
+    """Decodes one frame of the broker; raises `Refused` with the reason, never anything else.
+
+    What it gives may hold parts of ``frame``, which must stay as it is.
+    """
     try:
         if len(frame) > LARGE:
             message = _broker_decoder.decode(utf8(frame))
         else:
-            message = _broker_decoder.decode(frame if isinstance(frame, str) else frame.decode())
+            message = _broker_decoder.decode(frame if isinstance(frame, str) else str(frame, "utf-8"))
     except _UNREADABLE:
         message = _decode(_broker_decoder, frame)
     if type(message) is TaskSettingsMessage and _first_byte(message.settings.items) != (b"[",):
@@ -426,10 +429,10 @@ def decode_to_requester(frame: str | bytes) -> ToRequesterMessage:
     return _decode(_to_requester_decoder, frame)
 
 
-def _decode(decoder: msgspec.json.Decoder[M], frame: str | bytes) -> M:
+def _decode(decoder: msgspec.json.Decoder[M], frame: str | bytes | memoryview) -> M:
     try:
         # n8n sends text; a binary frame is checked as a whole, since fields that are skipped are not
-        text = frame if isinstance(frame, str) else frame.decode()
+        text = frame if isinstance(frame, str) else str(frame, "utf-8")
         return decoder.decode(text)
     except UnicodeError as error:  # encoding, too: text that was decoded leniently may hold half a character
         raise Refused("invalid_utf8", f"The frame is not UTF-8: {error}") from None

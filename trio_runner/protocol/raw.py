@@ -13,7 +13,8 @@ from msgspec import Raw
 
 LARGE: Final = 65_536
 """Bytes or characters from which on copies matter more than the calls that save them."""
-_PIECE: Final = 262_144
+_PIECE: Final = 65_536
+"""Bytes of text that are checked at a time: the C library keeps memory of this size, and more it gives back."""
 _utf8_decoder: Final = codecs.getincrementaldecoder("utf-8")
 
 
@@ -32,7 +33,7 @@ def one_value(data: bytes | bytearray | memoryview) -> Raw:
     return Raw(data)
 
 
-def utf8(text: str | bytes) -> str | bytes:
+def utf8(text: str | bytes | memoryview) -> str | bytes | memoryview:
     """``text`` in a form that msgspec reads without a copy of its own. Raises UnicodeError.
 
     For text beyond ASCII it would make two, and keep one of them as long as the text; fields that it skips it does not

@@ -13,7 +13,7 @@ import ast
 import datetime
 import re
 from types import CodeType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from trio_runner.sandbox.formatguard import GUARD_NAME
 

@@ -18,7 +18,7 @@ def texts(data: bytes) -> None:
     read = Reader(data)
     batches = [[_text(read) for _ in range(read.below(5))] for _ in range(read.below(5))]
     pings = read.below(4)
-    written = trio.run(_write, batches, pings)
+    written = trio.run(_write, batches, pings, read.flag())
     peer = FrameProtocol(client=False, extensions=[])
     for piece in read.pieces(written) if len(written) < 100_000 else [written]:
         peer.receive_bytes(piece)
@@ -45,9 +45,9 @@ def _text(read: Reader) -> bytes:
     return letters * (size // len(letters)) + b"y" * (size % len(letters))
 
 
-async def _write(batches: list[list[bytes]], pings: int) -> bytes:
+async def _write(batches: list[list[bytes]], pings: int, masks: bool) -> bytes:
     stream = MemorySendStream()
-    outlet = Outlet(trio.StapledStream(stream, trio.testing.MemoryReceiveStream()))
+    outlet = Outlet(trio.StapledStream(stream, trio.testing.MemoryReceiveStream()), masks=masks)
 
     async def ping() -> None:
         for _ in range(pings):
