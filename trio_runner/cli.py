@@ -1,4 +1,4 @@
-"""The command line: ``start`` (the default), ``exec``, ``check``.
+"""The command line: ``start`` (the default), ``exec``, ``check``, ``doctor``, ``init``.
 
 The only reader of ``os.environ`` and ``sys.argv``, and the only place where an exit code is made. What a command needs
 is imported by that command: ``start`` must not pay for the others.
@@ -319,6 +319,35 @@ def doctor(as_json: bool) -> NoReturn:
     else:
         show(findings)
     sys.exit(1 if any(finding.mark == "bad" for finding in findings) else 0)
+
+
+class _InitGroup(click.Group):
+    """Its commands are imported when they are asked for: nobody else pays for them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+        from trio_runner.deploy.commands import COMMANDS
+
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
+        from trio_runner.deploy.commands import COMMANDS
+
+        return COMMANDS.get(cmd_name)
+
+
+@cli.group(cls=_InitGroup, short_help="Make files to deploy it with.")
+@click.pass_context
+def init(context: click.Context) -> None:
+    """Make files to deploy this version with, filled from options and from the environment.
+
+    \b
+    trio-runner init compose -o n8n            n8n and a runner, ready for `docker compose up`
+    trio-runner init launcher --external pandas > n8n-task-runners.json
+
+    Without -o the file is printed, and what to do next is said on standard error. Variables of the runner that are
+    set in the environment go into the file; secrets never do. Nothing that exists is written over without --force.
+    """
+    context.obj = os.environ
 
 
 @cli.command(short_help="Print the completion script of a shell.")
