@@ -223,3 +223,22 @@ def show(findings: list[Finding]) -> None:
     notes = sum(finding.mark == "note" for finding in findings)
     verdict = f"{bad} broken" if bad else "nothing broken"
     console.print(f"{verdict}, {notes} to look at", style="bold red" if bad else "bold green")
+    for step in next_steps(findings):
+        console.print(f"Next: {escape(step)}", soft_wrap=True)
+
+
+def next_steps(findings: list[Finding]) -> list[str]:
+    """What to do after this report: remedies that stand in no finding, or the start."""
+    bad = {finding.section for finding in findings if finding.mark == "bad"}
+    if "broker" in bad:
+        return [
+            "have n8n running with N8N_RUNNERS_MODE=external and the same N8N_RUNNERS_AUTH_TOKEN",
+            "set N8N_RUNNERS_TASK_BROKER_URI to its task broker: port 5679 of n8n, not its web server on 5678",
+            "if that is another machine or container: N8N_RUNNERS_BROKER_LISTEN_ADDRESS=0.0.0.0 on n8n",
+        ]
+    if bad:
+        return ["mend what is broken, and ask again"]
+    return [
+        "trio-runner start",
+        "for good: `trio-runner init` makes the files for Compose, Kubernetes, systemd and others",
+    ]

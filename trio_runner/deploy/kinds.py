@@ -33,6 +33,7 @@ from trio_runner.deploy.render import (
     yaml_word,
 )
 from trio_runner.deploy.settings import DEFAULTS, Settings
+from trio_runner.sandbox.policy import ALL
 
 N8N_VERSION: Final = "2.41.1"
 """The n8n that this version is tested with."""
@@ -43,6 +44,15 @@ IMAGE: Final = f"trio-runner:{__version__}"
 PROGRAM: Final = 'return [{"json": {"hello": "world"}}]'
 
 INTERNAL_DEFAULTS: Final[Mapping[Variable, str]] = {STDLIB_ALLOW: DEFAULTS[STDLIB_ALLOW]}
+_PACKAGE_OF: Final = {
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python-headless",
+    "dateutil": "python-dateutil",
+    "docx": "python-docx",
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "yaml": "PyYAML",
+}
 _FROM_N8N: Final = (STDLIB_ALLOW, EXTERNAL_ALLOW, BUILTINS_DENY, BLOCK_ENV, TRANSITIVE)
 """What n8n's internal mode passes on when it is set."""
 
@@ -92,11 +102,20 @@ def _image_files(settings: Settings, python: str, image: str, environment: str =
     wheel = installed.wheel()
     return (
         File("Dockerfile", render("Dockerfile", values)),
-        File("requirements.txt", template("requirements.txt"), kept=True),
+        File("requirements.txt", render("requirements.txt", {"packages": _packages(settings)}), kept=True),
         File("constraints.txt", template("constraints.txt")),
         File(".dockerignore", template("dockerignore")),
         *([File(installed.WHEEL, copy_of=wheel)] if wheel else []),
     )
+
+
+def _packages(settings: Settings) -> str:
+    """What pip calls the modules that are allowed by name."""
+    names = sorted(settings.config.policy.external_allow - {ALL})
+    if not names:
+        return ""
+    lines = [_PACKAGE_OF.get(name, name) for name in names]
+    return "\n".join(["# From the modules that were allowed: look whether their packages are called so.", *lines])
 
 
 def _wheel_step() -> tuple[str, ...]:

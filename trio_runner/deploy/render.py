@@ -52,8 +52,9 @@ def yaml_word(value: str) -> str:
 
 
 def yaml_text(value: str) -> str:
-    """A double-quoted scalar: what JSON quotes, YAML reads."""
-    return msgspec.json.encode(value).decode()
+    """A double-quoted scalar: what JSON quotes YAML reads, but for characters that must not stand in its files."""
+    quoted = msgspec.json.encode(value).decode()
+    return quoted if quoted.isprintable() else "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)
 
 
 def compose_text(value: str) -> str:
