@@ -23,6 +23,7 @@ from trio_runner.sandbox import frames
 from trio_runner.sandbox.frames import FrameParser
 
 Send = Callable[[int, bytes], bool]
+Decode = Callable[[memoryview], Any]
 
 _RECEIVE: Final = 65_536
 _MAX_ANSWER: Final = 2**32 - 1  # the runner is trusted
@@ -90,33 +91,33 @@ class Channel:
         """Asks for data of the workflow and returns it. Blocks. Raises `ChannelError`."""
         return self._ask("", msgspec.json.encode(params))
 
-    def call(self, name: str, params: bytes) -> Any:
+    def call(self, name: str, params: bytes | bytearray, decode: Decode = frames.parse) -> Any:
         """Calls a method by n8n's name, with a JSON array of parameters, and returns what it returned, None if nothing.
 
-        Blocks. Raises `ChannelError`.
+        ``decode`` reads the JSON of a success. Blocks. Raises `ChannelError`.
         """
-        return self._ask(name, params)
+        return self._ask(name, params, decode)
 
-    async def call_async(self, name: str, params: bytes) -> Any:
+    async def call_async(self, name: str, params: bytes | bytearray, decode: Decode = frames.parse) -> Any:
         """As `call`, from a coroutine: other coroutines of its loop run meanwhile."""
         waits = _async_waits()
         if waits is None:  # nobody else could run
-            return self._ask(name, params)
+            return self._ask(name, params, decode)
         with self._calling(waits) as call:
             await self._wait_async(waits, call.is_placed)
             self._write(call, name, params)
             await self._wait_async(waits, call.is_answered)
-        return _result(call)
+        return _result(call, decode)
 
     # One call
 
-    def _ask(self, name: str, params: bytes) -> Any:
+    def _ask(self, name: str, params: bytes | bytearray, decode: Decode = frames.parse) -> Any:
         waits = _Blocking()
         with self._calling(waits) as call:
             self._wait(waits, call.is_placed)
             self._write(call, name, params)
             self._wait(waits, call.is_answered)
-        return _result(call)
+        return _result(call, decode)
 
     @contextmanager
     def _calling(self, waits: _Waits) -> Iterator[_Call]:
@@ -136,7 +137,7 @@ class Channel:
                     del self._out[call.number]
                     self._place()
 
-    def _write(self, call: _Call, name: str, params: bytes) -> None:
+    def _write(self, call: _Call, name: str, params: bytes | bytearray) -> None:
         call.sent = self._send(frames.CALL, frames.call(call.number, name, params))
         if not call.sent:
             raise ChannelError("The task is over, or in the middle of another call: nothing can be asked now")
@@ -226,14 +227,13 @@ class Channel:
             self._place()
 
 
-def _result(call: _Call) -> Any:
+def _result(call: _Call, decode: Decode) -> Any:
     assert call.answer is not None
     status, body = call.answer
     call.answer = None  # a large one is not held while it is decoded by somebody who is done with it
-    data = frames.parse(body) if len(body) else None
     if status != frames.SUCCESS:
-        raise ChannelError(data)
-    return data
+        raise ChannelError(frames.parse(body) if len(body) else None)
+    return decode(body) if len(body) else None
 
 
 class _Blocking:

@@ -22,8 +22,10 @@ from trio_runner.sandbox import channel, compiling, formatguard, frames, hints, 
 from trio_runner.sandbox.frames import Failure, Run
 from trio_runner.sandbox.friendly import UnsendableError
 from trio_runner.sandbox.hardened import harden
+from trio_runner.sandbox.items import Input
 from trio_runner.sandbox.policy import Confinement, Policy
 from trio_runner.sandbox.userapi import MAX_PRINT_BYTES, CapturedErrors, LineStream, Printer
+from trio_runner.sandbox.workflow import Workflow
 
 _GC_THRESHOLD = 50_000
 REHEARSALS = 12
@@ -167,18 +169,29 @@ def _run(sock: _socket.socket, prepared: Prepared, run: Run, code: CodeType, ite
 
 def _result(prepared: Prepared, run: Run, code: CodeType, items: bytes | mmap.mmap, index: list[int]) -> bytes:
     """Runs the program and returns the JSON of what it returned. ``index`` is told which item is under way."""
-    parsed = frames.parse(items)
     query = frames.parse(run.query)
+    names = prepared.globals()
+    workflow: Workflow | None = None
+    if run.uses:
+        workflow = Workflow(
+            run.uses, run.nodes, Input(items), lambda: prepared.channel, timezone=prepared.policy.timezone
+        )
+        names |= workflow.names()
+        parsed = workflow.items(whole=run.each_item)
+        query = workflow.query(query)
+    else:
+        parsed = frames.parse(items)
     if prepared.hides_modules:
         imports.hide_modules(prepared.policy)
     gc.freeze()  # the items stay: the first collection would look at each of them, 11 ms for 10 MB
     gc.set_threshold(_GC_THRESHOLD, 20, 100)
     gc.enable()
     body = compiling.user_function(code)
-    names = prepared.globals()
     if run.each_item:
-        value: object = _each(names, body, parsed, index)
+        value: object = _each(names, body, parsed, index, workflow)
     else:
+        if workflow is not None:
+            names |= workflow.of_item(0)
         value = _call(names, body, {"_items": parsed, "_query": query})
     gc.disable()
     index.clear()
@@ -187,6 +200,8 @@ def _result(prepared: Prepared, run: Run, code: CodeType, items: bytes | mmap.mm
         raise values.TooLargeError(
             f"The result is too large: {len(payload)} bytes of JSON, and n8n takes at most {prepared.max_payload}"
         )
+    if workflow is not None and (metadata := workflow.metadata()) is not None:
+        prepared.send(frames.METADATA, metadata)
     return payload
 
 
@@ -201,12 +216,15 @@ def _encode(value: Any, run: Run, index: list[int], *, friendly: bool, items: bo
         raise
 
 
-def _each(names: dict[str, Any], body: CodeType, items: list[Any], index: list[int]) -> list[dict[str, object]]:
+def _each(
+    names: dict[str, Any], body: CodeType, items: list[Any], index: list[int], workflow: Workflow | None
+) -> list[dict[str, object]]:
     shaped: list[dict[str, object]] = []
     index.append(0)
     for number, item in enumerate(items):
         index[0] = number
-        output = values.shape_item(_call(names.copy(), body, {"_item": item}), number)
+        fresh = names.copy() if workflow is None else names | workflow.of_item(number)
+        output = values.shape_item(_call(fresh, body, {"_item": item}), number)
         if output is not None:
             shaped.append(output)
     return shaped

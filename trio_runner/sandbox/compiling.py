@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import CodeType
 from typing import Final
 
-from trio_runner.sandbox import analysis, formatguard, hints
+from trio_runner.sandbox import analysis, formatguard, hints, mentions
 from trio_runner.sandbox.frames import Failure, Verdict
 from trio_runner.sandbox.policy import Policy
 
@@ -47,7 +47,8 @@ def examine(source: str, each_item: bool, policy: Policy) -> Verdict:
         )
     try:
         code = compile_tree(tree, each_item=each_item, guard_formats=policy.source_checks and not policy.relaxed)
-        return Verdict(code=marshal.dumps(code))
+        found = mentions.find(code, tree)
+        return Verdict(code=marshal.dumps(code), uses=found.uses, nodes=found.nodes)
     except EmptyProgramError as error:
         return Verdict(
             failure=Failure(

@@ -130,7 +130,7 @@ def header(kind: int, length: int) -> bytes:
     return kind.to_bytes(1, "little") + length.to_bytes(4, "little")
 
 
-def call(number: int, name: str, params: bytes | memoryview) -> bytes:
+def call(number: int, name: str, params: bytes | bytearray | memoryview) -> bytes:
     """The payload of a CALL."""
     encoded = name.encode()
     return b"".join((_CALL_HEAD.pack(number, len(encoded)), encoded, params))

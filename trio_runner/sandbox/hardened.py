@@ -1,12 +1,14 @@
-"""Functions that user code may call but not look into.
+"""Functions that user code may call, and objects that it may ask, but not look into.
 
 `print`, `__import__` and the guards are closures over things that user code must not reach. A plain Python function
 would hand out its globals and closure; these objects answer like a builtin without attributes (runner-behaviour 15.4).
+An object of ours with attributes is a `facade`: it has the attributes that it names, and nothing behind them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import FunctionType, MethodType
 from typing import Any, NoReturn
 
 
@@ -37,3 +39,67 @@ def harden(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     Hardened.__name__ = Hardened.__qualname__ = "builtin_function_or_method"
     Hardened.__module__ = "builtins"
     return Hardened()
+
+
+def facade(
+    name: str,
+    values: Mapping[str, object],
+    properties: Mapping[str, Callable[[], object]] | None = None,
+    other: Callable[[str], object] | None = None,
+) -> object:
+    """An object that has these attributes: ``values`` as they are, functions hardened; ``properties`` when asked.
+
+    ``other`` answers for names that are neither. All can be read in brackets as well; nothing can be set. ``name`` is
+    what it is called in errors.
+    """
+    known = {key: harden(value, key) if isinstance(value, _FUNCTIONS) else value for key, value in values.items()}
+    getters = properties or {}
+
+    def look_up(attribute: object) -> object:
+        if type(attribute) is not str:
+            raise TypeError(f"{name}[…] takes a text, not {type(attribute).__name__}")
+        if attribute in known:
+            return known[attribute]
+        if attribute in getters:
+            return getters[attribute]()
+        if other is not None and not attribute.startswith("__"):
+            return other(attribute)
+        raise AttributeError(f"{name} has no '{attribute[:100]}'; it has {', '.join(sorted((*known, *getters)))}")
+
+    return _Facade(name, look_up)
+
+
+_FUNCTIONS = (FunctionType, MethodType)
+
+
+class _Facade:
+    __slots__ = ("_look_up", "_name")
+
+    def __init__(self, name: str, look_up: Callable[[object], object]) -> None:
+        _set_name(self, name)
+        _set_look_up(self, look_up)
+
+    def __getattribute__(self, attribute: str) -> Any:
+        return _look_up_of(self)(attribute)
+
+    def __getitem__(self, key: object) -> Any:
+        return _look_up_of(self)(key)
+
+    def __setattr__(self, attribute: str, value: object) -> None:
+        raise AttributeError(f"{_name_of(self)}.{attribute} cannot be set")
+
+    def __delattr__(self, attribute: str) -> None:
+        raise AttributeError(f"{_name_of(self)}.{attribute} cannot be deleted")
+
+    def __iter__(self) -> NoReturn:  # or its brackets would make it a sequence
+        raise TypeError(f"{_name_of(self)} cannot be iterated over")
+
+    def __repr__(self) -> str:
+        return f"<{_name_of(self)}>"
+
+
+_slots: dict[str, Any] = {name: vars(_Facade)[name] for name in _Facade.__slots__}
+_name_of, _set_name = _slots["_name"].__get__, _slots["_name"].__set__
+_look_up_of, _set_look_up = _slots["_look_up"].__get__, _slots["_look_up"].__set__
+for _slot in _slots:  # without the descriptors there is no way from an instance to what is behind it
+    delattr(_Facade, _slot)

@@ -78,6 +78,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     block_env: bool = True
     relaxed: bool = False
     friendly: bool = False
+    timezone: str = ""
+    """The zone of ``_now`` where a workflow has none of its own; empty: the machine's."""
 
     @property
     def needs_network(self) -> bool:

@@ -11,17 +11,19 @@ from __future__ import annotations
 import gc
 import re
 from contextlib import suppress
-from itertools import compress
+from itertools import compress, repeat
+from operator import is_not
 from typing import Any
 
 import msgspec
 
 from trio_runner.sandbox import friendly as rules
 from trio_runner.sandbox.friendly import UnsendableError
+from trio_runner.sandbox.items import AttrDict
 from trio_runner.sandbox.tracebacks import type_name
 
 _LEAVES = frozenset({str, int, float, bool, type(None)})
-_CONTAINERS = frozenset({dict, list, tuple})
+_CONTAINERS = frozenset({dict, list, tuple, AttrDict})
 _ITEM = re.compile(r"\[(\d+)\]")
 _KNOWN = _LEAVES | _CONTAINERS
 _MAX_LEVELS = 200
@@ -110,6 +112,8 @@ def _is_plain(level: list[Any]) -> bool:
             seen |= here
             inside = sum(map(len, containers))
         level = gc.get_referents(*containers)
+        if AttrDict in found:  # an instance of a class made in Python refers to its class, too
+            level = list(compress(level, map(is_not, level, repeat(AttrDict))))
         # of a dictionary all of whose keys are texts the collector lists the values only
         if len(level) != inside:
             return False
