@@ -105,7 +105,7 @@ def _run(config: Config, environment: dict[str, str], logger: Any, tracing: Trac
 
     runner = Runner(config, environment=environment)
     if tracing is not None:
-        runner.counters.task_ended = tracing.task_ended
+        runner.counters.listen(tracing.task_ended)
     try:
         trio.run(runner.run)
     except FatalError as error:
@@ -348,6 +348,38 @@ def init(context: click.Context) -> None:
     set in the environment go into the file; secrets never do. Nothing that exists is written over without --force.
     """
     context.obj = os.environ
+
+
+@cli.command(short_help="Watch a running runner.")
+@click.argument("url", required=False)
+@click.option("--once", is_flag=True, help="Print one frame and end.")
+def top(url: str | None, once: bool) -> None:
+    """Watch a running runner: brokers, slots, tasks, failures, sandbox. Ends with q or Ctrl-C.
+
+    \b
+    The runner needs
+      N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED=true
+      N8N_RUNNERS_STATUS_PAGE=true
+    URL is where its health server listens, by default what the environment says, else http://127.0.0.1:5681.
+    The same in a browser: open that URL. Exit code 1 when there is nothing to show.
+    """
+    from rich.console import Console
+
+    from trio_runner.config import health_url
+    from trio_runner.top import NothingToShowError, Source, follow, show_once
+
+    try:
+        source = Source.at(url or health_url(os.environ))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    console = Console(highlight=False)
+    try:
+        if once or not console.is_terminal:
+            show_once(source, console)
+        else:
+            follow(source, console)
+    except NothingToShowError as error:
+        raise click.ClickException(str(error)) from None
 
 
 @cli.command(short_help="Print the completion script of a shell.")

@@ -109,6 +109,10 @@ BLOCK_ENV = _var("N8N_BLOCK_RUNNER_ENV_ACCESS", "true", "hide the environment fr
 HEALTH_ENABLED = _var("N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED", "false", "answer health checks over HTTP")
 HEALTH_HOST = _var("N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST", "127.0.0.1", "address the health server listens on")
 HEALTH_PORT = _var("N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", "5681", "its port; 0 = chosen by the system")
+STATUS_PAGE = _var("N8N_RUNNERS_STATUS_PAGE", "false", "live status page at / of the health server, for this machine")
+STATUS_HOSTS = _var(
+    "N8N_RUNNERS_STATUS_PAGE_HOSTS", "", "names of this server under which others may open the page, too; * = any"
+)
 LOG_LEVEL = _var("N8N_RUNNERS_LAUNCHER_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING, ERROR or CRITICAL", file=False)
 LOG_FORMAT = _var("N8N_RUNNERS_LOG_FORMAT", "text", "text: as n8n's runner; json: one object a line, with ids")
 NO_COLOR = _var("NO_COLOR", "", "plain log lines; counts as soon as it is set, even when empty", file=False)
@@ -262,10 +266,12 @@ def _is_url_path(path: str) -> bool:
 
 
 class HealthConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the health server listens; port 0 lets the system choose."""
+    """Where the health server listens; port 0 lets the system choose. ``status_hosts`` are in lower case."""
 
     host: str
     port: int
+    status_page: bool = False
+    status_hosts: frozenset[str] = frozenset()
 
 
 class TracingConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -612,7 +618,10 @@ class _Reader:
         if not host:  # the reference would listen everywhere, which nobody means by an empty value
             host = HEALTH_HOST.default
             self.warn(HEALTH_HOST, f"is empty: {host} is used. Set it to 0.0.0.0 to listen everywhere.")
-        return HealthConfig(host=host, port=port) if enabled else None
+        page, names = self.boolean(STATUS_PAGE), _entries(self.text(STATUS_HOSTS).lower())
+        if page and not enabled:
+            self.warn(STATUS_PAGE, f"has no effect, because {HEALTH_ENABLED.name} is not true.")
+        return HealthConfig(host=host, port=port, status_page=page, status_hosts=names) if enabled else None
 
     def tracing(self) -> TracingConfig | None:
         if self.text(OTEL_ENDPOINT) or self.text(OTEL_TRACES_ENDPOINT):
@@ -641,6 +650,14 @@ class _Reader:
         if level:
             self.warn(LOG_LEVEL, f"{text!r} is no level: {LOG_LEVEL.default} is used. Set it to {LOG_LEVEL.meaning}.")
         return LOG_LEVEL.default
+
+
+def health_url(environ: Mapping[str, str]) -> str:
+    """Where a runner with this environment has its health server, as seen from this machine."""
+    host = environ.get(HEALTH_HOST.name) or HEALTH_HOST.default
+    host = {"0.0.0.0": HEALTH_HOST.default, "::": "::1"}.get(host, host)  # noqa: S104 - recognised, not listened on
+    host = f"[{host}]" if ":" in host else host
+    return f"http://{host}:{environ.get(HEALTH_PORT.name) or HEALTH_PORT.default}"
 
 
 def _entries(text: str) -> frozenset[str]:

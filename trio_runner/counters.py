@@ -10,10 +10,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from trio_runner.protocol.messages import RunnerMessage, TaskAccepted, TaskOffer, TaskRejected
-from trio_runner.protocol.session import REJECT_DRAINING, REJECT_EXPIRED, REJECT_FULL, REJECT_SUSPENDED
+from trio_runner.protocol.session import REJECT_DRAINING, REJECT_EXPIRED, REJECT_FULL, REJECT_SUSPENDED, Note
 from trio_runner.taskrecord import OUTCOMES, TaskRecord
 
 RUN_BUCKETS: Final = (
@@ -57,7 +58,14 @@ class Counters:
         self.forks = 0
         self.fork_failures = 0
         self.task_ended: Callable[[TaskRecord], None] | None = None
-        """To be set by whoever wants to know each task that has ended. Must not wait."""
+        """Who is told of each task that was started and has ended: see `listen`."""
+        self.task_not_started: Callable[[str, Note], None] | None = None
+        """To be set by whoever wants to know the tasks that ended before, with their broker. Must not wait."""
+
+    def listen(self, listener: Callable[[TaskRecord], None]) -> None:
+        """``listener`` wants to know each task that has ended, besides those who do so already. Must not wait."""
+        earlier = self.task_ended
+        self.task_ended = listener if earlier is None else partial(_tell_both, earlier, listener)
 
     def broker(self, name: str) -> BrokerCounters:
         """The numbers of one broker, or of all those behind one name of the configuration."""
@@ -121,6 +129,12 @@ class BrokerCounters:
             sent += more_sent
         return received, sent
 
+    def not_started(self, note: Note) -> None:
+        """A task that was accepted has ended before it was started."""
+        self.tasks[note.outcome] += 1
+        if self._all.task_not_started is not None:
+            self._all.task_not_started(self.name, note)
+
     def ended(self, record: TaskRecord) -> None:
         """A task that was started is over, and nothing of it is left."""
         everything = self._all
@@ -130,3 +144,8 @@ class BrokerCounters:
             everything.run.observe(ran)
         if everything.task_ended is not None:
             everything.task_ended(record)
+
+
+def _tell_both(one: Callable[[TaskRecord], None], other: Callable[[TaskRecord], None], record: TaskRecord) -> None:
+    one(record)
+    other(record)

@@ -7,7 +7,7 @@ message of the broker and every outcome of a task passes through here, one after
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import assert_never
 
@@ -112,6 +112,11 @@ class Dispatcher:
     def left(self) -> bool:
         """Whether everything was said and the connection is ours to close."""
         return self._leaving and not self._session.tasks
+
+    @property
+    def running(self) -> Collection[TaskRecord]:
+        """The tasks of which something is left, except those that still wait for their settings."""
+        return self._records.values()
 
     @property
     def draining(self) -> bool:
@@ -222,6 +227,7 @@ class Dispatcher:
     def _abort(self, action: AbortTask) -> None:
         record = self._records[action.task_id]
         extra = record.abort("lost" if self._session.phase is Phase.LOST else "cancelled", trio.current_time())
+        record.reason = record.reason or action.reason
         self._log.info("Cancelled task %s %s: %s", action.task_id, record.place, action.reason, extra=extra)
         if running := self._scopes.get(action.task_id):
             running.cancel()
@@ -230,7 +236,7 @@ class Dispatcher:
         extra: dict[str, object] = {"task_id": note.task_id} if note.task_id else {}
         if note.outcome:
             extra["outcome"] = note.outcome
-            self._counters.tasks[note.outcome] += 1
+            self._counters.not_started(note)
         self._log.log(_LEVELS[note.level], "%s", note.text, extra=extra)
 
     def _post(self, outgoing: Outgoing) -> None:
@@ -257,6 +263,7 @@ class Dispatcher:
                 )
             if scope.cancelled_caught and self._cut_off is not None and record.aborted is None:
                 extra = record.end("cut_off", trio.current_time())
+                record.reason = self._cut_off
                 self._log.error("Task %s failed %s: %s", task_id, record.place, self._cut_off, extra=extra)
                 result = task_error(task_id, ErrorBody(message=self._cut_off))
             # one result at a time waits in the outbox: a broker that does not read must not make us hoard them

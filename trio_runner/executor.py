@@ -131,6 +131,7 @@ class Executor:
         now = trio.current_time()
         if isinstance(outcome, Failure):
             extra = record.end(_OUTCOMES[outcome.kind], now)
+            record.reason = _reason(outcome)
             log.log(30 if outcome.kind == "syntax" else 40, "%s", _failed(record, outcome), extra=extra)
             return self._failure_message(task_id, settings, outcome)
         record.bytes_out = size = len(outcome)
@@ -273,6 +274,7 @@ class Executor:
         return task_error(task_id, body)
 
 
+_NEW_LINE = "\n"
 _INTERNAL = "The runner failed to run this task. This is likely an internal error."
 _VANISHED = "The worker process is gone and nobody knows why; the runner replaces its workers. Run the node again."
 _EXITED = "The program ended its own process instead of returning a result."
@@ -298,6 +300,12 @@ def _failed(record: TaskRecord, failure: Failure) -> str:
     if failure.kind == "syntax":
         return f"Task {record.task_id} failed syntax validation {record.place}: {failure.message[:2000]}"
     return f"Task {record.task_id} failed {record.place}: {failure.message[:2000]}"
+
+
+def _reason(failure: Failure) -> str:
+    if failure.kind == "violation" and failure.description:  # its message is always the same
+        return f"{failure.message}: {failure.description.partition(_NEW_LINE)[0]}"
+    return failure.message if failure.line is None else f"{failure.message} (line {failure.line})"
 
 
 def _duration(seconds: float) -> str:

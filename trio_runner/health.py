@@ -1,4 +1,4 @@
-"""`/healthz` for launchers and orchestrators, `/readyz` for the truth, `/metrics` for Prometheus.
+"""`/healthz` for launchers and orchestrators, `/readyz` for the truth, `/metrics` for Prometheus, and the status page.
 
 `/healthz` says that the process runs its event loop (runner-behaviour 5: 200 and OK, whatever the broker does);
 `/readyz` says whether a task would be taken now, and if not, why.
@@ -66,13 +66,16 @@ async def serve_health(
     config: HealthConfig,
     readiness: Callable[[], Readiness],
     counters: Counters,
+    page: Callable[[Request], Response | None] = lambda _: None,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serves until cancelled. Raises `StartError` when the port is taken."""
+    """Serves until cancelled. Raises `StartError` when the port is taken. ``page`` answers what belongs to it."""
 
     async def answer(request: Request) -> Response:
         await trio.lowlevel.checkpoint()
+        if (shown := page(request)) is not None:
+            return shown
         if request.path == "/readyz":
             state = readiness()
             return Response(200 if state.ready else 503, msgspec.json.encode(state), "application/json")

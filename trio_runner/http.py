@@ -43,6 +43,10 @@ class Request(msgspec.Struct, frozen=True):
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
     raw: bytes
+    peer: str = ""
+    """The IP address that it comes from."""
+    here: str = ""
+    """The IP address of ours that it came to."""
 
     @property
     def path(self) -> str:
@@ -55,13 +59,17 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Response(msgspec.Struct, frozen=True):
-    """A short answer."""
+    """An answer."""
 
     status: int
     body: bytes = b""
     content_type: str = "text/plain; charset=utf-8"
     retry_after: float = 0.0
     """Seconds that the server wants to be left alone for."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """What else to say, as a server."""
+    goes_on: Callable[[trio.abc.Stream], Awaitable[None]] | None = None
+    """Writes the rest of the body, without a limit of time: the client reads until the connection ends."""
 
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -98,9 +106,12 @@ async def _converse(
     """One connection. Whatever a client does ends its own connection only."""
     async with stream:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            request = await _exchange_one(handler, places, stream, may_upgrade=upgrade is not None)
-            if request is not None and upgrade is not None:
-                refusal = await upgrade(request, stream)
+            left = await _exchange_one(handler, places, stream, may_upgrade=upgrade is not None)
+            if isinstance(left, Response):
+                if left.goes_on is not None:
+                    await left.goes_on(stream)
+            elif left is not None and upgrade is not None:
+                refusal = await upgrade(left, stream)
                 if refusal is not None:
                     with trio.move_on_after(REQUEST_LIMIT):
                         await _answer(stream, refusal)
@@ -108,8 +119,11 @@ async def _converse(
 
 async def _exchange_one(
     handler: Handler, places: trio.Semaphore, stream: trio.SocketStream, *, may_upgrade: bool
-) -> Request | None:
-    """Reads one request and answers it. One that asks to become a WebSocket is returned instead, if it may."""
+) -> Request | Response | None:
+    """Reads one request and answers it. One that asks to become a WebSocket is returned instead, if it may.
+
+    An answer that was begun and goes on is returned, too: it takes no place, its handler must have a bound of its own.
+    """
     try:
         places.acquire_nowait()
     except trio.WouldBlock:
@@ -131,12 +145,13 @@ async def _exchange_one(
                     log.exception("%s %s could not be answered", request.method, request.path)
                     response = Response(500)
                 await _answer(stream, response, with_body=request.method != "HEAD")
+                return response if response.goes_on is not None and request.method != "HEAD" else None
         return None
     finally:
         places.release()
 
 
-async def _read_request(stream: trio.abc.ReceiveStream) -> Request | None:
+async def _read_request(stream: trio.SocketStream) -> Request | None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=16_384)
     raw = b""
     head: h11.Request | None = None
@@ -154,18 +169,26 @@ async def _read_request(stream: trio.abc.ReceiveStream) -> Request | None:
             if len(body) > MAX_BODY:
                 raise h11.RemoteProtocolError("the body is too large", error_status_hint=413)
         elif isinstance(event, h11.EndOfMessage) and head is not None:
-            return Request(head.method.decode(), head.target.decode("latin-1"), tuple(head.headers), body, raw)
+            return Request(
+                *(head.method.decode(), head.target.decode("latin-1"), tuple(head.headers), body, raw), *_ends(stream)
+            )
         else:
             return None
 
 
+def _ends(stream: trio.SocketStream) -> tuple[str, str]:
+    """The addresses of the peer and of us; a client that is gone already has none."""
+    try:
+        return str(stream.socket.getpeername()[0]), str(stream.socket.getsockname()[0])
+    except OSError:
+        return "", ""
+
+
 async def _answer(stream: trio.abc.Stream, response: Response, *, with_body: bool = True) -> None:
     connection = h11.Connection(h11.SERVER)
-    headers = [
-        ("Content-Type", response.content_type),
-        ("Content-Length", str(len(response.body))),
-        ("Connection", "close"),
-    ]
+    headers = [("Content-Type", response.content_type), ("Connection", "close"), *response.headers]
+    if response.goes_on is None:
+        headers.append(("Content-Length", str(len(response.body))))
     data = connection.send(h11.Response(status_code=response.status, headers=headers))
     await stream.send_all((data or b"") + (response.body if with_body else b""))
 

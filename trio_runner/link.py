@@ -12,7 +12,7 @@ import math
 import random
 import secrets
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from typing import cast
 from urllib.parse import quote
@@ -46,6 +46,7 @@ from trio_runner.protocol.messages import Refused, decode_from_broker, encode
 from trio_runner.protocol.session import OfferTerms, Session
 from trio_runner.protocol.slots import Slots
 from trio_runner.streams import UpgradeWatch
+from trio_runner.taskrecord import TaskRecord
 
 log = get_logger("link")
 
@@ -130,6 +131,11 @@ class Link:
             reconnects=max(0, self._connections - 1),
             last_error=self._last_error,
         )
+
+    @property
+    def running(self) -> Collection[TaskRecord]:
+        """The tasks that it has started and that are not over."""
+        return self._dispatcher.running if self._dispatcher is not None else ()
 
     def stop(self) -> None:
         """Ends `run`: at once when there is no connection, else when the running tasks are done and told."""

@@ -17,6 +17,7 @@ from trio_runner.health import BrokerState
 from trio_runner.http import trust
 from trio_runner.link import Link
 from trio_runner.resolve import NameWatch
+from trio_runner.taskrecord import TaskRecord
 
 
 class Links:
@@ -46,6 +47,10 @@ class Links:
             *(link.state() for link in self._links.values()),
             *(BrokerState(broker=name.label, last_error=watch.last_error) for name, watch in lost),
         ]
+
+    def running(self) -> list[TaskRecord]:
+        """The tasks of all brokers that were started and are not over."""
+        return [record for link in self._links.values() for record in link.running]
 
     def stop(self) -> None:
         """Ends `run`, as soon as the running tasks are done and told. Nothing is wanted from then on."""

@@ -72,11 +72,11 @@ def adopt(name: str) -> None:
     logger.setLevel(max(logging.WARNING, logging.getLogger(_ROOT).level))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str, longest: int = _LONGEST, mark: str = "… [cut]") -> str:
     """The launcher forwards lines: a record must be one, and below its 64 KiB (deployment.md 3.3). What user code
-    prints must not be able to pose as another record or to talk to the terminal."""
-    flat = text[: _LONGEST + 1] if text.isprintable() else _HARMFUL.sub(_escaped, text[: _LONGEST + 1])
-    return flat if len(flat) <= _LONGEST else f"{flat[:_LONGEST]}… [cut]"
+    prints must not be able to pose as another record or to talk to the terminal. ``mark`` ends what was cut."""
+    flat = text[: longest + 1] if text.isprintable() else _HARMFUL.sub(_escaped, text[: longest + 1])
+    return flat if len(flat) <= longest else f"{flat[:longest]}{mark}"
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -88,7 +88,7 @@ class _PlainFormatter(logging.Formatter):
         text = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
             text += f" ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})"
-        return _one_line(text)
+        return one_line(text)
 
 
 class _JsonFormatter(logging.Formatter):
@@ -138,7 +138,7 @@ class _TerminalFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         time = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')}.{record.msecs:03.0f}"
-        parts = (time, record.levelname, _one_line(record.getMessage()))
+        parts = (time, record.levelname, one_line(record.getMessage()))
         text = "\t".join(parts) if self._no_color else self._coloured(*parts)
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)

@@ -17,15 +17,19 @@ connections close, services end. A deadline, not a flag, ends what does not end 
 from __future__ import annotations
 
 import math
+import os
 import secrets
 import signal
+import socket
 import string
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 from msgspec.structs import replace
 
+from trio_runner import __version__
 from trio_runner.config import Config, without_secrets
 from trio_runner.counters import Counters
 from trio_runner.errors import FatalError
@@ -39,6 +43,9 @@ from trio_runner.protocol.backoff import ReconnectTerms
 from trio_runner.protocol.session import OfferTerms
 from trio_runner.protocol.slots import Slots
 from trio_runner.sandbox.policy import Confinement
+
+if TYPE_CHECKING:
+    from trio_runner.statuspage import StatusPage
 
 log = get_logger("supervisor")
 
@@ -152,6 +159,23 @@ class Runner:
             sandbox={layer.name: layer.status for layer in self.pool.report.layers} if self.pool.report else {},
         )
 
+    def _status_page(self, hosts: frozenset[str]) -> StatusPage:
+        from trio_runner.status import Board
+        from trio_runner.statuspage import StatusPage
+
+        board = Board(
+            self.counters,
+            runner=f"{socket.gethostname()}, process {os.getpid()}",
+            version=__version__,
+            task_timeout=self._config.task_timeout,
+            sandbox_mode=self._config.confinement.mode,
+            readiness=self.readiness,
+            running=self._links.running,
+            layers=lambda: self.pool.report.layers if self.pool.report else (),
+            now=trio.current_time,
+        )
+        return StatusPage(board.snapshot, hosts)
+
     def stop(self, within: float) -> None:
         """Starts a graceful shutdown: no more offers; what still runs after ``within`` seconds is cut off."""
         self._patience.deadline = min(self._patience.deadline, trio.current_time() + within)
@@ -176,8 +200,9 @@ class Runner:
                 async with trio.open_nursery() as services:
                     if handle_signals:
                         await services.start(self._watch_signals)
-                    if self._config.health is not None:
-                        await services.start(serve_health, self._config.health, self.readiness, self.counters)
+                    if (health := self._config.health) is not None:
+                        page = [self._status_page(health.status_hosts).answer] if health.status_page else []
+                        await services.start(serve_health, health, self.readiness, self.counters, *page)
                     services.start_soon(self.pool.run)
                     services.start_soon(self._idle_clock.run, partial(self.stop, IDLE_SHUTDOWN_LIMIT))
                     await self._run_links()

@@ -17,8 +17,8 @@ class TaskRecord:
     """One task. Times are seconds of trio's clock."""
 
     __slots__ = (
-        *("aborted", "accepted_at", "broker", "bytes_in", "bytes_out", "ended_at", "leased_at", "outcome", "settings"),
-        "task_id",
+        *("aborted", "accepted_at", "broker", "bytes_in", "bytes_out", "ended_at", "leased_at", "outcome", "reason"),
+        *("settings", "task_id"),
     )
 
     def __init__(self, task_id: str, settings: TaskSettings, *, broker: str, accepted_at: float) -> None:
@@ -32,6 +32,8 @@ class TaskRecord:
         self.outcome: Outcome | None = None
         self.aborted: Outcome | None = None
         """Why nobody waits for its result any more."""
+        self.reason: str | None = None
+        """In words, why it has no result. May hold what the program worked on, of any length."""
         self.bytes_in = memoryview(settings.items).nbytes  # now: they are let go of when the worker has them
         self.bytes_out = 0
         """Bytes of its items and of its result."""
