@@ -186,9 +186,8 @@ def _ends(stream: trio.SocketStream) -> tuple[str, str]:
 
 async def _answer(stream: trio.abc.Stream, response: Response, *, with_body: bool = True) -> None:
     connection = h11.Connection(h11.SERVER)
-    headers = [("Content-Type", response.content_type), ("Connection", "close"), *response.headers]
-    if response.goes_on is None:
-        headers.append(("Content-Length", str(len(response.body))))
+    length = [("Content-Length", str(len(response.body)))] if response.goes_on is None else []
+    headers = [("Content-Type", response.content_type), *length, ("Connection", "close"), *response.headers]
     data = connection.send(h11.Response(status_code=response.status, headers=headers))
     await stream.send_all((data or b"") + (response.body if with_body else b""))
 

@@ -8,7 +8,7 @@ line without control characters, cut to a length that fits a screen: names and r
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
@@ -68,10 +68,14 @@ class RunningTask(msgspec.Struct, frozen=True):
 
 
 class FailedTask(msgspec.Struct, frozen=True):
-    """One task that has no result. ``ago`` and ``ran`` are seconds; ``at`` is the time of day."""
+    """A failure, which may have happened several times: the last of these tasks.
+
+    ``ago`` and ``ran`` are seconds; ``at`` is the time of day.
+    """
 
     at: str
     ago: float
+    times: int
     outcome: str
     reason: str
     workflow: str
@@ -208,8 +212,9 @@ def _quantiles(values: list[float]) -> Quantiles:
     return Quantiles(p50=round(middle * 1000, 3), p95=round(high * 1000, 3))
 
 
-class _Failure(msgspec.Struct, frozen=True):
+class _Failure(msgspec.Struct):
     ended_at: float
+    times: int
     outcome: str
     reason: str
     workflow: str
@@ -247,7 +252,7 @@ class Board:
         self._now = now
         self._started_at = now()
         self._recent = Recent()
-        self._failures: deque[_Failure] = deque(maxlen=KEPT_FAILURES)
+        self._failures: OrderedDict[tuple[str, ...], _Failure] = OrderedDict()
         counters.listen(self._task_ended)
         counters.task_not_started = self._task_not_started
 
@@ -255,9 +260,10 @@ class Board:
         self._recent.note(record)
         if record.outcome != "done":
             settings = record.settings
-            self._failures.append(
+            self._note_failure(
                 _Failure(
                     ended_at=record.ended_at,
+                    times=1,
                     outcome=record.outcome or "lost",
                     reason=one_line(record.reason or "Nothing more is known", _LONGEST_REASON, "…"),
                     workflow=_name(settings.workflow_name),
@@ -269,9 +275,10 @@ class Board:
             )
 
     def _task_not_started(self, broker: str, note: Note) -> None:
-        self._failures.append(
+        self._note_failure(
             _Failure(
                 ended_at=self._now(),
+                times=1,
                 outcome=note.outcome,
                 reason=one_line(note.text, _LONGEST_REASON, "…"),
                 workflow="",
@@ -281,6 +288,15 @@ class Board:
                 ran=None,
             )
         )
+
+    def _note_failure(self, failure: _Failure) -> None:
+        """Keeps it, as one with those that are like it: a node that always fails must not hide the others."""
+        like = (failure.outcome, failure.workflow, failure.node, failure.reason, failure.broker)
+        if (before := self._failures.pop(like, None)) is not None:
+            failure.times += before.times
+        self._failures[like] = failure
+        if len(self._failures) > KEPT_FAILURES:
+            self._failures.popitem(last=False)
 
     def snapshot(self, time_of_day: float) -> Snapshot:
         """Everything as it is now. ``time_of_day`` is that of the wall clock, in seconds, for people to read."""
@@ -316,7 +332,7 @@ class Board:
             brokers=[_shown(broker) for broker in state.brokers],
             running=[_running(record, now) for record in islice(_oldest_first(records), SHOWN_TASKS)],
             running_more=max(0, len(records) - SHOWN_TASKS),
-            failures=[_failed(failure, now, time_of_day) for failure in reversed(self._failures)],
+            failures=[_failed(failure, now, time_of_day) for failure in reversed(self._failures.values())],
             sandbox=_verdict(self._sandbox_mode, layers),
             sandbox_mode=self._sandbox_mode,
             layers=layers,

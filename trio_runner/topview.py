@@ -148,7 +148,8 @@ def _failures(failures: list[FailedTask], more: int) -> RenderableType:
     table = _table(title, *columns)
     for task in failures:
         outcome = Text(_clean(task.outcome), "dim" if task.outcome == "cancelled" else _BAD)
-        when = f"{duration(int(task.ago))} ago".replace(".0", "")
+        outcome.append(f" ×{task.times}" if task.times > 1 else "", "dim")
+        when = "now" if task.ago < 1 else f"{duration(int(task.ago))} ago".replace(".0", "")
         table.add_row(when, outcome, _place(task), Text(_clean(task.reason)))
     return table
 

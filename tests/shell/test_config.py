@@ -19,6 +19,7 @@ from trio_runner.config import (
     HealthConfig,
     Loaded,
     TracingConfig,
+    health_url,
     load,
     without_secrets,
 )
@@ -140,6 +141,36 @@ def test_health_is_configured_only_when_it_is_enabled() -> None:
     assert config(N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED="true").health == HealthConfig(host="127.0.0.1", port=5681)
 
 
+def test_the_status_page_belongs_to_the_health_server_and_is_off() -> None:
+    enabled = {"N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED": "true"}
+    page = {"N8N_RUNNERS_STATUS_PAGE": "true", "N8N_RUNNERS_STATUS_PAGE_HOSTS": "Runner.example, 10.0.0.1,"}
+    off, on = config(**enabled).health, config(**enabled, **page).health
+    assert off is not None
+    assert (off.status_page, off.status_hosts) == (False, frozenset())
+    assert on is not None
+    assert (on.status_page, on.status_hosts) == (True, frozenset({"runner.example", "10.0.0.1"}))
+    alone = read(**page)
+    assert alone.config.health is None
+    assert alone.warnings == (
+        "N8N_RUNNERS_STATUS_PAGE: has no effect, because N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED is not true.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "url"),
+    [
+        ({}, "http://127.0.0.1:5681"),
+        ({"HOST": "0.0.0.0", "PORT": "7"}, "http://127.0.0.1:7"),
+        ({"HOST": "::"}, "http://[::1]:5681"),
+        ({"HOST": "fd00::7"}, "http://[fd00::7]:5681"),
+        ({"HOST": "10.0.0.1"}, "http://10.0.0.1:5681"),
+    ],
+)
+def test_where_the_health_server_is_for_this_machine(environ: dict[str, str], url: str) -> None:
+    named = {f"N8N_RUNNERS_HEALTH_CHECK_SERVER_{name}": value for name, value in environ.items()}
+    assert health_url(named) == url
+
+
 def test_an_empty_health_host_is_the_default_and_not_every_interface() -> None:
     loaded = read(N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED="true", N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST="")
     assert loaded.config.health == HealthConfig(host="127.0.0.1", port=5681)
@@ -221,6 +252,7 @@ FILE_VALUES = {
     "N8N_RUNNERS_PATH": "/seven",
     "N8N_RUNNERS_ALLOW_TRANSITIVE_IMPORTS": "true",
     "N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED": "false",
+    "N8N_RUNNERS_STATUS_PAGE": "true",
     "N8N_BLOCK_RUNNER_ENV_ACCESS": "false",
     "N8N_RUNNERS_POLICY": "relaxed",
     "N8N_RUNNERS_VALUES": "friendly",
@@ -686,7 +718,8 @@ SPECIFIED = """
     N8N_RUNNERS_GRACEFUL_SHUTDOWN_TIMEOUT N8N_RUNNERS_HEARTBEAT_INTERVAL N8N_RUNNERS_STDLIB_ALLOW
     N8N_RUNNERS_EXTERNAL_ALLOW N8N_RUNNERS_ALLOW_TRANSITIVE_IMPORTS N8N_RUNNERS_BUILTINS_DENY
     N8N_BLOCK_RUNNER_ENV_ACCESS N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST
-    N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT N8N_RUNNERS_LAUNCHER_LOG_LEVEL NO_COLOR N8N_SENTRY_DSN N8N_VERSION
+    N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT N8N_RUNNERS_STATUS_PAGE N8N_RUNNERS_STATUS_PAGE_HOSTS
+    N8N_RUNNERS_LAUNCHER_LOG_LEVEL NO_COLOR N8N_SENTRY_DSN N8N_VERSION
     ENVIRONMENT DEPLOYMENT_NAME
     N8N_RUNNERS_POLICY N8N_RUNNERS_VALUES N8N_RUNNERS_SANDBOX N8N_RUNNERS_SANDBOX_REQUIRE N8N_RUNNERS_SANDBOX_READ
     N8N_RUNNERS_SANDBOX_WRITE N8N_RUNNERS_SANDBOX_CONNECT N8N_RUNNERS_TASK_MEMORY N8N_RUNNERS_TASK_CPU

@@ -132,7 +132,7 @@ def test_bytes_of_an_open_connection_count_and_stay_when_it_is_gone() -> None:
 def test_who_wants_to_know_is_told_of_each_task() -> None:
     counters = Counters()
     told: list[TaskRecord] = []
-    counters.task_ended = told.append
+    counters.listen(told.append)
     record = a_task()
     record.end("done", 12.0)
     counters.broker("b").ended(record)
