@@ -32,7 +32,7 @@ pytestmark = pytest.mark.e2e
 
 SECRET = "s3cr3t-Zq8vLw"
 RUNNER = [sys.executable, "-m", "trio_runner"]
-COMMANDS = ["check", "completion", "doctor", "exec", "init", "start"]
+COMMANDS = ["check", "completion", "doctor", "exec", "init", "start", "top"]
 
 
 @pytest.fixture(autouse=True)
