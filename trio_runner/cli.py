@@ -178,96 +178,79 @@ def _start_tracing(config: Config, logger: Any) -> Tracing | None:
     return None
 
 
+_json_file = click.Path(exists=True, dir_okay=False, allow_dash=True)
+
+
 @cli.command("exec", short_help="Run one program without n8n.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path), required=False)
 @click.option("-c", "code", help="The program, as a text instead of a file.")
-@click.option("--items", "items_from", metavar="FILE", help="Input items: a JSON file, or - for standard input.")
-@click.option("--each", is_flag=True, help="Run once for each item, with _item, instead of once with _items.")
+@click.option(
+    "-i", "--input", "--items", "input_from", metavar="FILE", help="Input items: a JSON file, or - for standard input."
+)
+@click.option("--each/--all", default=None, help="Run once for each item, with _item, or once with _items (default).")
 @click.option("--query", metavar="TEXT", help="The _query of a code tool; JSON, or else plain text.")
+@click.option("--node", "nodes", metavar="NAME=FILE", multiple=True, help="What another node gave, for _('NAME').")
+@click.option(
+    "--binary", "binaries", metavar="NAME=FILE", multiple=True, help="A file in the first item's binary data."
+)
+@click.option("--vars", "variables", metavar="FILE|JSON", help="n8n's variables, for _vars.")
+@click.option("--env", "environment", metavar="NAME[=VALUE]", multiple=True, help="n8n's environment, for _env.")
+@click.option(
+    "--static-data", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Static data, JSON."
+)
+@click.option("--save-static-data", is_flag=True, help="Write what the program changes there back to that file.")
+@click.option("--from-execution", "execution", type=_json_file, metavar="FILE", help="Replay an exported execution.")
+@click.option("--node-name", metavar="NAME", help="The Code node's name; in an execution, which node to replay.")
+@click.option("--run-index", type=click.IntRange(min=0), metavar="N", help="Which of its runs; the last by default.")
+@click.option("--workflow-name", metavar="TEXT", help="For _workflow.name.")
+@click.option("--workflow-id", metavar="TEXT", help="For _workflow.id.")
+@click.option("--execution-id", metavar="TEXT", help="For _execution.id.")
+@click.option("--mode", metavar="TEXT", help="How the execution began: manual (default), webhook, trigger, …")
+@click.option("--timezone", metavar="ZONE", help="The workflow's, for _now and _today: Europe/Berlin.")
 @click.option("--stdlib", metavar="NAMES", help="Standard modules the program may import: a,b,c or *.")
 @click.option("--external", metavar="NAMES", help="Other packages the program may import: a,b,c or *.")
 @click.option("--json", "as_json", is_flag=True, help="Print the bare result as JSON, also on a terminal.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the runner's own log on standard error.")
-def exec_command(  # noqa: PLR0917 - one parameter an option, called by click with names
-    file: Path | None,
-    code: str | None,
-    items_from: str | None,
-    each: bool,
-    query: str | None,
-    stdlib: str | None,
-    external: str | None,
-    as_json: bool,
-    verbose: bool,
-) -> NoReturn:
+def exec_command(stdlib: str | None, external: str | None, as_json: bool, verbose: bool, **options: Any) -> NoReturn:
     """Run a Code node's program without n8n: embedded broker, real wire, confined worker.
 
     \b
     trio-runner exec -c "return [{'json': {'n': len(_items)}}]"
-    trio-runner exec node.py --items items.json --each
-    echo '[{"name": "Ada"}]' | trio-runner exec node.py --items -
+    trio-runner exec node.py --input items.json --each
+    echo '[{"name": "Ada"}]' | trio-runner exec node.py --input -
+
+    With what surrounds the node in n8n:
+
+    \b
+    trio-runner exec node.py --node "HTTP Request=pages.json" --vars '{"region": "eu"}'
+    trio-runner exec node.py --static-data static.json --save-static-data
+    trio-runner exec --from-execution execution.json
+    trio-runner exec fixed.py --from-execution execution.json --node-name "Code"
 
     Prints go to standard error, the result to standard output: pretty on a terminal, pure JSON in a pipe.
-    Items may be n8n items ({"json": {...}}) or plain objects, which are wrapped. Exit code 1 when the program fails.
+    Items may be n8n items ({"json": {...}}) or plain objects, which are wrapped; JSON Lines will do, too. Without
+    --input, the last --node gives them. Helpers that send HTTP requests do send them. An execution is the answer of
+    n8n's API to GET /executions/ID?includeData=true. Exit code 1 when the program fails.
     """
     from trio_runner.config import EXTERNAL_ALLOW, STDLIB_ALLOW
-    from trio_runner.oneshot import Program, run_program
+    from trio_runner.localinput import InputError
+    from trio_runner.localprogram import Options, prepare
+    from trio_runner.oneshot import run_program
 
-    if (file is None) == (code is None):
-        raise click.UsageError("Give the program either as FILE or with -c CODE.")
-    if str(file) == items_from == "-":
-        raise click.UsageError("The program and the items cannot both come from standard input.")
-    source = code if file is None else _read_source(file)
-    assert source is not None
-    program = Program(source=source, each_item=each, items=_read_items(items_from), query=_read_query(query))
+    try:
+        prepared = prepare(Options(**options), os.environ)
+    except InputError as error:
+        raise click.UsageError(str(error)) from None
     environ = dict(os.environ)
     if stdlib is not None:
         environ[STDLIB_ALLOW.name] = stdlib
     if external is not None:
         environ[EXTERNAL_ALLOW.name] = external
-    sys.exit(run_program(program, environ, as_json=as_json, verbose=verbose))
-
-
-def _read_source(file: Path) -> str:
-    try:
-        with click.open_file(str(file), encoding="utf-8") as opened:
-            text: str = opened.read()
-            return text
-    except OSError as error:
-        raise click.UsageError(f"Cannot read {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise click.UsageError(f"{file} is not UTF-8 text") from None
-
-
-def _read_items(source: str | None) -> bytes:
-    """The items as JSON: a list of n8n items, where plain objects are wrapped as n8n does."""
-    import msgspec
-
-    if source is None:
-        return b"[]"
-    try:
-        with click.open_file(source, "rb") as file:
-            items = msgspec.json.decode(file.read())
-    except OSError as error:
-        raise click.UsageError(f"--items: cannot read {source}: {error.strerror}") from None
-    except msgspec.DecodeError as error:
-        raise click.UsageError(f"--items: {source} is not JSON: {error}") from None
-    items = items if isinstance(items, list) else [items]
-    for number, item in enumerate(items):
-        if not isinstance(item, dict):
-            raise click.UsageError(f"--items: element {number} is not an object, but {type(item).__name__}")
-    return msgspec.json.encode([item if isinstance(item.get("json"), dict) else {"json": item} for item in items])
-
-
-def _read_query(text: str | None) -> bytes | None:
-    import msgspec
-
-    if text is None:
-        return None
-    try:
-        msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return msgspec.json.encode(text)
-    return text.encode()
+    save = prepared.save_to.write if prepared.save_to is not None else None
+    code = run_program(
+        prepared.program, environ, as_json=as_json, verbose=verbose, notes=prepared.notes, save_static_data=save
+    )
+    sys.exit(code)
 
 
 @cli.command(short_help="Check a program without running it.")
@@ -278,6 +261,7 @@ def check(file: Path) -> NoReturn:
     The rules are those of the environment (N8N_RUNNERS_STDLIB_ALLOW and so on). Exit code 1 when something is wrong.
     """
     from trio_runner.config import CONNECTION, GRANT_TOKEN, ConfigError, load
+    from trio_runner.localinput import InputError, read_source
     from trio_runner.sandbox import analysis
 
     # rules are what counts here; how to reach a broker does not
@@ -286,7 +270,10 @@ def check(file: Path) -> NoReturn:
         policy = load({GRANT_TOKEN.name: "-", **rules}).config.policy
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
-    source = _read_source(file)
+    try:
+        source = read_source(file)
+    except InputError as error:
+        raise click.UsageError(str(error)) from None
     name = "<stdin>" if str(file) == "-" else str(file)
     try:
         violations = analysis.analyse(analysis.parse(source), policy)

@@ -11,7 +11,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -23,40 +23,54 @@ from trio_runner.config import AUTH_TOKEN, BROKER_URI, CONNECTION, MAX_CONCURREN
 from trio_runner.errors import FatalError
 from trio_runner.executor import unquote
 from trio_runner.localbroker import LocalBroker, TaskFailed
+from trio_runner.localinput import InputError
+from trio_runner.localworkflow import LocalWorkflow
 from trio_runner.protocol.messages import NULL, ResultData
 from trio_runner.supervisor import Runner
 
 _COLOURED_AT_MOST = 200_000  # colouring is slow: a second for each million characters, or more
 
 
-class Program(msgspec.Struct, frozen=True):
-    """What to run. ``items`` and ``query`` are JSON."""
+class Program(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run, and the workflow that it finds itself in. ``query`` is JSON."""
 
     source: str
-    items: bytes = b"[]"
+    workflow: LocalWorkflow = msgspec.field(default_factory=LocalWorkflow)
     each_item: bool = False
     query: bytes | None = None
 
     def settings(self) -> bytes:
         """The settings object that n8n would send."""
+        workflow = self.workflow
         return msgspec.json.encode(
             {
                 "code": self.source,
                 "nodeMode": "runOnceForEachItem" if self.each_item else "runOnceForAllItems",
-                "workflowMode": "manual",
+                "workflowMode": workflow.mode,
                 "continueOnFail": False,
-                "items": msgspec.Raw(self.items),
-                "nodeId": "exec",
-                "nodeName": "exec",
-                "workflowId": "exec",
-                "workflowName": "exec",
+                "items": msgspec.Raw(workflow.items),
+                "nodeId": workflow.node_name,
+                "nodeName": workflow.node_name,
+                "workflowId": workflow.workflow_id,
+                "workflowName": workflow.workflow_name,
                 "query": msgspec.Raw(self.query) if self.query is not None else NULL,
             }
         )
 
 
-def run_program(program: Program, environ: Mapping[str, str], *, as_json: bool, verbose: bool) -> int:
-    """Runs it and shows what comes of it. Returns the exit code."""
+def run_program(
+    program: Program,
+    environ: Mapping[str, str],
+    *,
+    as_json: bool,
+    verbose: bool,
+    notes: Iterable[str] = (),
+    save_static_data: Callable[[dict[str, Any]], None] | None = None,
+) -> int:
+    """Runs it and shows what comes of it, after the ``notes``. Returns the exit code.
+
+    ``save_static_data`` is called with what the program changed there.
+    """
     console = _Console(as_json=as_json, verbose=verbose)
     log.configure("DEBUG" if verbose else "CRITICAL", stream=sys.stderr)
     # the environment decides what a program may do; which broker it names does not count here
@@ -64,12 +78,18 @@ def run_program(program: Program, environ: Mapping[str, str], *, as_json: bool, 
     ours |= {AUTH_TOKEN.name: secrets.token_hex(16), MAX_CONCURRENCY.name: "1"}
     try:
         loaded = load(ours)
-        for warning in loaded.warnings:
+        for warning in (*loaded.warnings, *notes):
             console.complain(f"Warning: {warning}")
         started = time.perf_counter()
         with console.progress():
             result = trio.run(_whole, program, ours, console)
         console.result(result, seconds=time.perf_counter() - started)
+        console.beside(result)
+        if save_static_data is not None and isinstance(result.static_data, msgspec.Raw):
+            save_static_data(msgspec.json.decode(result.static_data, type=dict[str, Any]))
+    except InputError as error:
+        console.complain(str(error))
+        return 1
     except ConfigError as error:
         for problem in error.problems:
             console.complain(f"Invalid configuration: {problem}")
@@ -178,6 +198,16 @@ class _Console:
             self._terminal.print(f"Error: {message}{where}", style="bold red")
             if description:
                 self._terminal.print(description, style="dim")
+
+    def beside(self, data: ResultData) -> None:
+        """What a program leaves behind beside its result."""
+        for what, value in (("Custom data", data.custom_data), ("Static data", data.static_data)):
+            if isinstance(value, msgspec.Raw):
+                text = f"{what}: {bytes(memoryview(value)).decode()}"
+                if self._terminal is None:
+                    sys.stderr.write(f"{text}\n")
+                else:
+                    self._terminal.print(text, style="dim")
 
     def result(self, data: ResultData, *, seconds: float) -> None:
         """The result: pretty on a terminal, one line of JSON in a pipe."""

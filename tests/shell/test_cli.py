@@ -352,18 +352,21 @@ def test_exec_verbose_shows_the_runner_s_log_on_standard_error() -> None:
 
 
 USAGE: dict[str, tuple[list[str], str, str]] = {
-    "no program": ([], "", "Give the program either as FILE or with -c CODE."),
-    "two programs": (["-c", "x", "-"], "", "Give the program either as FILE or with -c CODE."),
+    "no program": ([], "", "Give the program either as FILE or with -c CODE, or an execution"),
+    "two programs": (["-c", "x", "-"], "", "Give the program either as FILE or with -c CODE, not both."),
     "all from stdin": (["-", "--items", "-"], "x", "cannot both come from standard input"),
     "no such file": (["/does/not/exist.py"], "", "does not exist"),
     "a directory": (["/"], "", "is a directory"),
-    "no such items": (["-c", "x", "--items", "/does/not/exist"], "", "--items: cannot read /does/not/exist"),
-    "items that are no JSON": (["-c", "x", "--items", "-"], "[1", "--items: - is not JSON"),
-    "items that are no objects": (
-        ["-c", "x", "--items", "-"],
-        "[{}, 5]",
-        "--items: element 1 is not an object, but int",
-    ),
+    "no such items": (["-c", "x", "--items", "/does/not/exist"], "", "--input: cannot read /does/not/exist"),
+    "items that are no JSON": (["-c", "x", "--items", "-"], "[1", "--input: - is not JSON"),
+    "items that are no objects": (["-c", "x", "-i", "-"], "[{}, 5]", "--input: element 1 is not an object, but int"),
+    "a node without a file": (["-c", "x", "--node", "A"], "", "--node: 'A' is not NAME=FILE: there is no = in it"),
+    "a file that is none": (["-c", "x", "--binary", "a=/no"], "", "--binary: cannot read /no: No such file"),
+    "variables that are no JSON": (["-c", "x", "--vars", "{1"], "", "--vars: this is not JSON"),
+    "a variable that is not set": (["-c", "x", "--env", "NOT_SET_HERE"], "", "NOT_SET_HERE is not set here"),
+    "nowhere to save to": (["-c", "x", "--save-static-data"], "", "--save-static-data needs --static-data FILE"),
+    "a run of nothing": (["-c", "x", "--run-index", "1"], "", "it needs --from-execution"),
+    "not an execution": (["--from-execution", "-"], "{}", "--from-execution: - is not an execution with its data."),
 }
 
 
