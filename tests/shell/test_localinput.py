@@ -191,14 +191,16 @@ def test_an_option_wins_over_the_execution_and_that_over_the_defaults(tmp_path: 
     assert json.loads(same.settings())["workflowMode"] == "trigger"
     items = written(tmp_path / "items.json", [{"n": 5}])
     options = Options(
-        **{"execution": file, "code": "return 2", "each": False, "node_name": "Code", "input_from": items},
-        **{
-            "mode": "manual",
-            "workflow_name": "V",
-            "timezone": "UTC",
-            "nodes": (f"B={items}",),
-            "environment": ("K=v",),
-        },
+        execution=file,
+        code="return 2",
+        each=False,
+        node_name="Code",
+        input_from=items,
+        mode="manual",
+        workflow_name="V",
+        timezone="UTC",
+        nodes=(f"B={items}",),
+        environment=("K=v",),
     )
     other = prepare(options, {}).program
     assert (other.source, other.each_item, other.workflow.mode) == ("return 2", False, "manual")
