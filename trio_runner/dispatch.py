@@ -51,6 +51,7 @@ log = get_logger("dispatch")
 BEAT = 0.25
 """Seconds after which capacity that is still not offered is looked at again; events make this a mere fallback."""
 
+CUT_OFF_ADVICE = "The runner is being stopped or replaced. Run the workflow again. [TR414]"
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -265,7 +266,7 @@ class Dispatcher:
                 extra = record.end("cut_off", trio.current_time())
                 record.reason = self._cut_off
                 self._log.error("Task %s failed %s: %s", task_id, record.place, self._cut_off, extra=extra)
-                result = task_error(task_id, ErrorBody(message=self._cut_off))
+                result = task_error(task_id, ErrorBody(message=self._cut_off, description=CUT_OFF_ADVICE))
             # one result at a time waits in the outbox: a broker that does not read must not make us hoard them
             async with self._result_lane:
                 written = trio.Event()

@@ -127,7 +127,7 @@ class Executor:
         except Exception as error:
             # a defect of ours must cost this task only
             log.exception("Task %s met an internal error", task_id)
-            outcome = Failure(message=_INTERNAL, description=f"{type(error).__name__}: {error}", kind="worker")
+            outcome = Failure(message=_INTERNAL, description=f"{type(error).__name__}: {error} [TR411]", kind="worker")
         now = trio.current_time()
         if isinstance(outcome, Failure):
             extra = record.end(_OUTCOMES[outcome.kind], now)
@@ -150,7 +150,9 @@ class Executor:
                         outcome = await self._converse(worker, record.task_id, settings, emit)
                     return self._timed_out() if limit.cancelled_caught else outcome
             self._counters.worker_deaths["lease"] += 1
-        raise WorkerError("Task subprocess exited with code -1", f"{_ATTEMPTS} worker processes in a row were dead.")
+        raise WorkerError(
+            "Task subprocess exited with code -1", f"{_ATTEMPTS} worker processes in a row were dead. [TR408]"
+        )
 
     async def _converse(
         self, worker: Worker, task_id: str, settings: TaskSettings, emit: Emit
@@ -160,7 +162,7 @@ class Executor:
         except (FrameError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return Failure(
                 message="Process completed but returned no result. This is likely an internal error.",
-                description=f"The worker process sent something that is no result: {error}",
+                description=f"The worker process sent something that is no result: {error} [TR410]",
                 kind="worker",
             )
 
@@ -196,7 +198,8 @@ class Executor:
                     return frames.decode_verdict(payload)
         raise WorkerError(
             "The code could not be checked: the worker process ended",
-            f"{(await self._without_result(worker)).message}. The source may be too large or too deeply nested.",
+            f"{(await self._without_result(worker)).message}. "
+            "The source may be too large or too deeply nested. [TR407]",
         )
 
     async def _outcome(
@@ -243,7 +246,7 @@ class Executor:
             self._counters.limits["cpu"] += 1
             return Failure(
                 message=f"The task used more than {self._cpu_limit} seconds of processor time",
-                description="The program was stopped. Let it do less at a time, or raise N8N_RUNNERS_TASK_CPU.",
+                description="The program was stopped. Let it do less at a time, or raise N8N_RUNNERS_TASK_CPU. [TR403]",
                 kind="limit",
             )
         if code == -signal.SIGKILL:
@@ -256,7 +259,7 @@ class Executor:
         return Failure(
             message=f"Task execution timed out after {seconds:g} second{'' if seconds == 1 else 's'}",
             description="The program was stopped. Let it do less at a time, or raise N8N_RUNNERS_TASK_TIMEOUT for the "
-            "runner (n8n has a limit of its own under the same name; the shorter one counts).",
+            "runner (n8n has a limit of its own under the same name; the shorter one counts). [TR401]",
             kind="limit",
         )
 
@@ -276,9 +279,11 @@ class Executor:
 
 _NEW_LINE = "\n"
 _INTERNAL = "The runner failed to run this task. This is likely an internal error."
-_VANISHED = "The worker process is gone and nobody knows why; the runner replaces its workers. Run the node again."
-_EXITED = "The program ended its own process instead of returning a result."
-_KILLED = "Most often this means that the machine or the container ran out of memory."
+_VANISHED = (
+    "The worker process is gone and nobody knows why; the runner replaces its workers. Run the node again. [TR409]"
+)
+_EXITED = "The program ended its own process instead of returning a result. [TR406]"
+_KILLED = "Most often this means that the machine or the container ran out of memory. [TR405]"
 
 
 def unquote(text: str) -> str:

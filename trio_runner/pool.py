@@ -227,7 +227,8 @@ class Pool:
             if not self._idle:
                 raise WorkerError(
                     "Task subprocess exited with code -1",
-                    f"No worker process could be started within {LEASE_LIMIT:.0f} seconds. The runner's log says why.",
+                    f"No worker process could be started within {LEASE_LIMIT:.0f} seconds. "
+                    "The runner's log says why. [TR408]",
                 )
         self._idle_deaths = 0
         return self._idle.popleft()

@@ -41,6 +41,7 @@ from trio_runner.protocol.messages import (
     decode_from_broker,
 )
 from trio_runner.protocol.session import (
+    NO_SETTINGS,
     AbortTask,
     Deliver,
     Drained,
@@ -412,7 +413,8 @@ def test_settings_that_never_come_end_in_an_error_when_the_timer_fires_and_not_b
     assert session.next_deadline() == 10.0
     assert sent(session.tick(9.999)) == []
     [error] = sent(session.tick(10.0))
-    assert error == task_error("t", ErrorBody(message="Task settings did not arrive within 10 seconds"))
+    body = ErrorBody(message="Task settings did not arrive within 10 seconds", description=NO_SETTINGS)
+    assert error == task_error("t", body)
     assert session.tasks == {}
 
 

@@ -212,7 +212,8 @@ def test_what_cannot_be_sent_is_named_with_its_item_and_its_place() -> None:
     failure = converse(*task(source, [1, 2, 0], each_item=True)).failure
     assert (failure.kind, failure.item_index) == ("result", 2)
     assert failure.message == "keys must be str, int, float, bool or None, not tuple"
-    assert failure.description == "The value stands at json.a[0] in item 2 of the result."
+    where = "The value stands at json.a[0] in item 2 of the result."
+    assert failure.description == f"{where} Use texts as keys, like str(key) or '-'.join(key). [TR421]"
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,8 @@ def test_what_cannot_be_sent_is_named_with_its_item_and_its_place() -> None:
 )
 def test_in_the_other_mode_it_is_the_item_of_the_result(source: str, item: int | None, description: str) -> None:
     failure = converse(*task(source, [])).failure
-    assert (failure.item_index, failure.description) == (item, f"The value stands at {description}")
+    assert failure.item_index == item
+    assert str(failure.description).startswith(f"The value stands at {description} ")
 
 
 NAME = "_user_function.<locals>."

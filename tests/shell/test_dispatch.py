@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.shell.shell_kit import FakeExecutor, Records
 from trio_runner.counters import BrokerCounters
-from trio_runner.dispatch import Dispatcher, Outgoing
+from trio_runner.dispatch import CUT_OFF_ADVICE, Dispatcher, Outgoing
 from trio_runner.outlet import PIECE
 from trio_runner.protocol.messages import (
     Drain,
@@ -37,9 +37,10 @@ from trio_runner.protocol.messages import (
     TaskSettingsMessage,
     decode_from_broker,
 )
-from trio_runner.protocol.session import REJECT_DRAINING, REJECT_EXPIRED, OfferTerms, Session
+from trio_runner.protocol.session import NO_SETTINGS, REJECT_DRAINING, REJECT_EXPIRED, OfferTerms, Session
 from trio_runner.protocol.slots import Slots
 
+NEVER_CAME = {"message": "Task settings did not arrive within 10 seconds", "description": NO_SETTINGS}
 TERMS = OfferTerms(validity=5.0, jitter=0.0)
 
 
@@ -360,7 +361,7 @@ async def test_settings_that_never_come_cost_a_slot_for_ten_seconds_only(autojum
         assert rig.slots.taken == 0
         at, error = next((at, message) for at, message in rig.sent if isinstance(message, TaskError))
         assert at == pytest.approx(10)
-        assert failure_of(error) == {"message": "Task settings did not arrive within 10 seconds"}
+        assert failure_of(error) == NEVER_CAME
         assert len(rig.offers) == 2
         rig.settings("t", "return 1")
         await wait_all_tasks_blocked()
@@ -432,7 +433,7 @@ async def test_settings_that_are_on_their_way_are_waited_for(autojump_clock: Moc
         await trio.sleep(30)
         rig.arriving = False
         await trio.sleep(1.1)
-        assert failure_of(rig.about("u")[-1]) == {"message": "Task settings did not arrive within 10 seconds"}
+        assert failure_of(rig.about("u")[-1]) == NEVER_CAME
 
 
 async def test_a_broker_that_reads_nothing_while_messages_pile_up_is_given_up_on() -> None:
@@ -521,7 +522,8 @@ async def test_tasks_that_are_cut_off_are_reported_with_the_reason() -> None:
         rig.dispatcher.leave()
         assert rig.dispatcher.cut_off("out of patience") == 2
         await wait_all_tasks_blocked()
-        assert [failure_of(rig.about(task)[-1]) for task in ("t1", "t2")] == [{"message": "out of patience"}] * 2
+        told = {"message": "out of patience", "description": CUT_OFF_ADVICE}
+        assert [failure_of(rig.about(task)[-1]) for task in ("t1", "t2")] == [told] * 2
         assert rig.closed
 
 

@@ -30,6 +30,7 @@ from tests.shell.shell_kit import (
     until,
 )
 from trio_runner import supervisor
+from trio_runner.dispatch import CUT_OFF_ADVICE
 from trio_runner.errors import AuthRefusedError, SingleUseError, StartError
 from trio_runner.http import Request, Response
 from trio_runner.localbroker import LocalBroker, TaskFailed
@@ -188,7 +189,7 @@ async def test_a_task_that_outlasts_the_patience_is_cut_off_with_word_to_n8n(
         done, error = connection.messages[-2:]
         assert (done["type"], done["taskId"]) == ("runner:taskdone", "quick")
         assert (error["type"], error["taskId"]) == ("runner:taskerror", "stuck")
-        assert error["error"] == {"message": CUT_OFF_REASON}
+        assert error["error"] == {"message": CUT_OFF_REASON, "description": CUT_OFF_ADVICE}
         assert await rig.end() is None
         assert rig.runner.tasks_cut_off == 1
         assert rig.ended_at == pytest.approx(10, abs=0.3)

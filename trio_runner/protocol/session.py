@@ -56,6 +56,7 @@ REJECT_SUSPENDED = "Runner cannot run tasks now - its worker processes are being
 ACCEPT_WINDOW_ELAPSED = "Acknowledgement window elapsed"
 CONNECTION_LOST = "Connection to the broker was lost"
 
+NO_SETTINGS = "n8n started the task and then did not send the code: it is overloaded. Run the node again. [TR413]"
 _REMEMBERED_TASKS = 1024
 
 
@@ -270,7 +271,8 @@ class Session:
             return []
         error = ErrorBody(
             message=f"The task's settings could not be read: {refused.text}",
-            description="n8n and the Python runner disagree on the message format. Check that their versions match.",
+            description="n8n and the Python runner disagree on the message format. "
+            "Check that their versions match. [TR412]",
         )
         self._end(refused.task_id)
         note = Note("error", f"Task {refused.task_id} failed: {error.message}", refused.task_id, "settings")
@@ -290,7 +292,8 @@ class Session:
                 self._end(task_id)
                 text = f"Task settings did not arrive within {self._terms.settings_timeout:g} seconds"
                 actions.append(Note("warning", f"Gave up on task {task_id}: {text}", task_id, "settings"))
-                actions.append(Send(task_error(task_id, ErrorBody(message=text))))
+                error = ErrorBody(message=text, description=NO_SETTINGS)
+                actions.append(Send(task_error(task_id, error)))
         return self._settle(actions, now)
 
     def make_offers(self, now: float) -> list[Action]:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from trio_runner.sandbox import channel, compiling, formatguard, frames, hints, imports, tracebacks, values
+from trio_runner.sandbox import channel, compiling, formatguard, frames, hints, imports, mistakes, tracebacks, values
 from trio_runner.sandbox.frames import Failure, Run
 from trio_runner.sandbox.friendly import UnsendableError
 from trio_runner.sandbox.hardened import harden
@@ -31,6 +31,12 @@ _GC_THRESHOLD = 50_000
 REHEARSALS = 12
 """Enough for every interpreter from 3.11 on to have rewritten what it is going to (it starts after 2 to 8 runs)."""
 _REHEARSED = ("return [{'json': {'n': len(_items)}}]", "return {'n': _item['json']['a']}")
+_LESS_MEMORY = "Let the program hold less at a time, or the runner's operator raises N8N_RUNNERS_TASK_MEMORY. [TR402]"
+_SMALLER_RESULT = (
+    "Return less, or in several runs. To allow more, the operator raises N8N_RUNNERS_MAX_PAYLOAD for n8n and for the "
+    "runner. [TR404]"
+)
+_INDESCRIBABLE = "The exception has a text or attributes of its own making that fail in turn. [TR425]"
 _MIN_ROOM = 4096
 """Bytes of prints and errors that are sent however small the limit for results is."""
 
@@ -252,7 +258,7 @@ def _failure_bytes(prepared: Prepared, error: BaseException, source: str, index:
         if issubclass(type(error), MemoryError):
             return frames.encode(Failure(message=_out_of_memory(prepared.confinement), kind="limit", limit="memory"))
         text = f"The program failed, and its error could not be described ({tracebacks.type_name(second)})"
-        return frames.encode(Failure(message=text))
+        return frames.encode(Failure(message=text, description=_INDESCRIBABLE))
 
 
 def _failure(prepared: Prepared, error: BaseException, source: str, stderr: str, index: list[int]) -> Failure:
@@ -272,32 +278,40 @@ def _failure(prepared: Prepared, error: BaseException, source: str, stderr: str,
     if issubclass(kind, MemoryError):
         return Failure(
             message=_out_of_memory(prepared.confinement),
-            description=_description(error, source, stderr),
+            description=f"{_LESS_MEMORY}\n\n{_description(error, source, stderr)}",
             line=line,
             item_index=item_index,
             kind="limit",
             limit="memory",
         )
     if kind is values.TooLargeError:
-        return Failure(message=tracebacks.text_of(error), kind="limit", limit="result_size")
+        return Failure(
+            message=tracebacks.text_of(error), description=_SMALLER_RESULT, kind="limit", limit="result_size"
+        )
     if kind is UnsendableError:
-        path = tracebacks.clip(getattr(error, "path", ""), 300)
+        text, path = tracebacks.text_of(error), tracebacks.clip(getattr(error, "path", ""), 300)
         place = "the result" if item_index is None else f"item {item_index} of the result"
         where = f"The value stands at {path} in {place}." if path else f"The value is {place}."
-        return Failure(message=tracebacks.text_of(error), description=where, item_index=item_index, kind="result")
+        advice = f"{where} {mistakes.for_result(text)}"
+        return Failure(message=text, description=advice, item_index=item_index, kind="result")
     if issubclass(kind, SystemExit):
         message = tracebacks.clip(f"Process exited with code {_exit_code(error)}")
     else:
         message = tracebacks.text_of(error) or tracebacks.type_name(error)
-    description = _description(error, source, stderr) + _hint(prepared, error)
+    if advice := _advice(prepared, error, source, each_item=item_index is not None):
+        item = f", item {item_index}" if item_index is not None else ""
+        advice = f"Line {line}{item}: {advice}" if line is not None else advice
+    description = _description(error, source, stderr, advice)
     return Failure(message=message, description=description, line=line, item_index=item_index)
 
 
-def _hint(prepared: Prepared, error: BaseException) -> str:
+def _advice(prepared: Prepared, error: BaseException, source: str, *, each_item: bool) -> str:
+    """What the operator or else the author can do, if it is one of the usual cases."""
     try:
-        return hints.for_error(error, prepared.policy, prepared.confinement)
+        operators = hints.for_error(error, prepared.policy, prepared.confinement)
+        return operators or mistakes.for_error(error, source, each_item=each_item)
     except BaseException:
-        return ""  # it asks the exception for its attributes, and they may be hostile
+        return ""  # they ask the exception for its attributes and its text, and those may be hostile
 
 
 def _with_hint(description: str | None) -> str | None:
@@ -329,9 +343,11 @@ def _own_description(error: BaseException) -> str | None:
         return None  # a hostile attribute or __str__: the traceback will do
 
 
-def _description(error: BaseException, source: str, stderr: str) -> str:
-    """The author's own ``description`` as it is, else the traceback, and what went to stderr."""
+def _description(error: BaseException, source: str, stderr: str, advice: str = "") -> str:
+    """The author's own ``description`` as it is, else the advice, the traceback, and what went to stderr."""
     if (own := _own_description(error)) is not None:
         return own
     text = tracebacks.summary(error, source)
+    if advice:
+        text = f"{advice}\n\n{text}"
     return f"{text}\n\nstderr:\n{tracebacks.clip(stderr)}" if stderr else text

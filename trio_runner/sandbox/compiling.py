@@ -24,6 +24,7 @@ USER_FILES: Final = frozenset({ALL_ITEMS_FILE, EACH_ITEM_FILE})
 USER_FUNCTION: Final = "_user_function"
 
 _COMPILE_DEPTH: Final = 6000
+_TOO_COMPLEX: Final = "An expression or a block is too long or too deep: split it up. [TR208]"
 
 _PARAMETERS: Final = {False: ("_items", "_query"), True: ("_item",)}
 
@@ -33,7 +34,7 @@ def examine(source: str, each_item: bool, policy: Policy) -> Verdict:
     try:
         tree = analysis.parse(source)
     except SyntaxError as error:
-        return Verdict(failure=_syntax_failure(error, checked=policy.source_checks, each_item=each_item))
+        return Verdict(failure=_syntax_failure(error, source, checked=policy.source_checks, each_item=each_item))
     violations = analysis.analyse(tree, policy)
     if violations:
         return Verdict(
@@ -53,14 +54,16 @@ def examine(source: str, each_item: bool, policy: Policy) -> Verdict:
         return Verdict(
             failure=Failure(
                 message=str(error),
-                description="The code is empty. Return a list of items, for example: return [{'json': {'a': 1}}]",
+                description="The code is empty. Return a list of items, like: return [{'json': {'a': 1}}] [TR207]",
                 kind="syntax",
             )
         )
     except SyntaxError as error:
-        return Verdict(failure=Failure(message=str(error), line=error.lineno, kind="syntax"))
+        description = _syntax_description(error, source)
+        return Verdict(failure=Failure(message=str(error), description=description, line=error.lineno, kind="syntax"))
     except (RecursionError, ValueError) as error:
-        return Verdict(failure=Failure(message=f"The code could not be compiled: {error}", kind="syntax"))
+        message = f"The code could not be compiled: {error}"
+        return Verdict(failure=Failure(message=message, description=_TOO_COMPLEX, kind="syntax"))
 
 
 def user_function(module: CodeType) -> CodeType:
@@ -133,9 +136,15 @@ def _declares_global(body: list[ast.stmt], names: tuple[str, ...]) -> bool:
     return False
 
 
-def _syntax_failure(error: SyntaxError, *, checked: bool, each_item: bool) -> Failure:
+def _syntax_failure(error: SyntaxError, source: str, *, checked: bool, each_item: bool) -> Failure:
     """Validation's syntax errors carry `<unknown>` and end the task; without validation the program failed to run."""
-    if checked:
-        return Failure(message=str(error), line=error.lineno, before_start=True, kind="syntax")
-    error.filename = EACH_ITEM_FILE if each_item else ALL_ITEMS_FILE
-    return Failure(message=str(error), line=error.lineno, kind="syntax")
+    description = _syntax_description(error, source)
+    if not checked:
+        error.filename = EACH_ITEM_FILE if each_item else ALL_ITEMS_FILE
+    return Failure(message=str(error), description=description, line=error.lineno, before_start=checked, kind="syntax")
+
+
+def _syntax_description(error: SyntaxError, source: str) -> str:
+    from trio_runner.sandbox import mistakes  # which needs this module for the names of files
+
+    return mistakes.for_syntax(error, source)

@@ -1,6 +1,7 @@
-"""What the operator can do about a refusal: one line below the reference's own texts, which stay as they are.
+"""What the operator can do about a refusal: a line below the reference's own texts, which stay as they are.
 
-Owns the advice. The texts of the rules themselves are facts that users match on (runner-behaviour 16).
+Owns that advice and its codes; what the author can do stands in `mistakes`. The texts of the rules themselves are facts
+that users match on (runner-behaviour 16).
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from trio_runner.sandbox.policy import RELAXED_BUILTINS_DENY, Confinement, Polic
 _BY_PREFIX: Final = {
     "Import of standard": (
         "To allow a standard module, the runner's operator adds it to N8N_RUNNERS_STDLIB_ALLOW "
-        "(@safe there stands for all that need no files or network)."
+        "(@safe there stands for all that need no files or network). [TR301]"
     ),
     "Import of external": (
         "To allow a package, the runner's operator installs it for the runner and adds it to "
-        "N8N_RUNNERS_EXTERNAL_ALLOW."
+        "N8N_RUNNERS_EXTERNAL_ALLOW. [TR302]"
     ),
+    "Relative imports": "A Code node is one file: there is nothing beside it to import from. [TR304]",
+    "Dynamic __import__": "Name the module in an import statement. [TR305]",
 }
 _LANGUAGE: Final = (
     "To allow the whole language, the runner's operator sets N8N_RUNNERS_POLICY=relaxed; "
-    "the kernel then is the boundary."
+    "the kernel then is the boundary. [TR303]"
 )
 
 
@@ -43,11 +46,12 @@ def for_error(error: BaseException, policy: Policy, confinement: Confinement) ->
         if name in policy.builtins_deny:
             what = "classes" if name == "__build_class__" else name
             relaxed = "" if name in RELAXED_BUILTINS_DENY else " or sets N8N_RUNNERS_POLICY=relaxed"
-            return f"\n\nTo allow {what}, the runner's operator takes {name} out of N8N_RUNNERS_BUILTINS_DENY{relaxed}."
+            how = f"takes {name} out of N8N_RUNNERS_BUILTINS_DENY{relaxed}"
+            return f"To allow {what}, the runner's operator {how}. [TR306]"
     if isinstance(error, PermissionError | OSError) and confinement.mode != "off" and error.errno in (1, 13):
         return (
-            f"\n\nThe sandbox ({confinement.mode}) refused this. To allow it, the runner's operator grants paths with "
+            f"The sandbox ({confinement.mode}) refused this. To allow it, the runner's operator grants paths with "
             "N8N_RUNNERS_SANDBOX_READ or _WRITE, or network with N8N_RUNNERS_SANDBOX=network and "
-            "N8N_RUNNERS_SANDBOX_CONNECT. New processes are never allowed."
+            "N8N_RUNNERS_SANDBOX_CONNECT. New processes are never allowed. [TR307]"
         )
     return ""

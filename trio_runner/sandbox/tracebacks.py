@@ -7,8 +7,9 @@ so may every attribute: what is read here is read past the user's own classes.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from contextlib import suppress
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import Final
 
 from trio_runner.sandbox.compiling import USER_FILES, USER_FUNCTION
@@ -21,7 +22,7 @@ _LAST_FRAMES: Final = 6
 
 # What ends a line for the interpreter. `str.splitlines` knows eight more, so that a form feed or a line separator in a
 # text would shift every line below it.
-_LINE_END: Final = re.compile(r"\r\n|\r|\n")
+LINE_END: Final = re.compile(r"\r\n|\r|\n")
 
 # The interpreter's own attributes: a subclass can hide each of them behind a property that lies or raises.
 _own_name = type.__dict__["__name__"].__get__
@@ -55,29 +56,38 @@ def text_of(error: BaseException) -> str:
 def user_frames(error: BaseException) -> list[tuple[int, str]]:
     """The user's own frames, outermost first, as (line, function name); the program itself has no name."""
     frames: list[tuple[int, str]] = []
-    traceback: TracebackType | None = _own_traceback(error)
-    while traceback is not None:
+    for traceback in chain(error):
         code = traceback.tb_frame.f_code
-        if str.__str__(code.co_filename) in USER_FILES:
+        if is_users(code):
             name = str.__str__(code.co_name)
             frames.append((traceback.tb_lineno or 0, "" if name in (USER_FUNCTION, "<module>") else name))
-        traceback = traceback.tb_next
     return frames
+
+
+def chain(error: BaseException) -> Iterator[TracebackType]:
+    """The traceback of an exception, outermost call first."""
+    traceback: TracebackType | None = _own_traceback(error)
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
+
+
+def is_users(code: CodeType) -> bool:
+    """Whether this is code of the program itself."""
+    return str.__str__(code.co_filename) in USER_FILES
 
 
 def let_go(error: BaseException) -> None:
     """Frees what the frames of an exception still hold; their lines stay known."""
-    traceback: TracebackType | None = _own_traceback(error)
-    while traceback is not None:
+    for traceback in chain(error):
         with suppress(RuntimeError):  # a frame that is still running
             traceback.tb_frame.clear()
-        traceback = traceback.tb_next
 
 
 def summary(error: BaseException, source: str) -> str:
     """A short traceback in the usual form, last call last, with the user's source lines."""
     frames = user_frames(error)
-    lines = _LINE_END.split(source) if frames else []
+    lines = LINE_END.split(source) if frames else []
     shown = [
         _frame(line, name, lines) for line, name in (*frames[:_FIRST_FRAMES], *frames[_FIRST_FRAMES:][-_LAST_FRAMES:])
     ]
