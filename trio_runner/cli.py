@@ -80,7 +80,7 @@ def _start() -> int:
     except ConfigError as error:
         log.configure(no_color=NO_COLOR.name in os.environ)
         for problem in error.problems:
-            logger.error("Invalid configuration: %s", problem)
+            logger.error("Invalid configuration: %s", _with_code(problem))
         return EXIT_CONFIG
     config = loaded.config
     log.configure(config.log_level, no_color=config.no_color, as_json=config.log_json)
@@ -109,9 +109,15 @@ def _run(config: Config, environment: dict[str, str], logger: Any, tracing: Trac
     try:
         trio.run(runner.run)
     except FatalError as error:
-        logger.error("%s", error)
+        logger.error("%s", _with_code(str(error)))
         return error.exit_code
     return 1 if runner.tasks_cut_off else 0
+
+
+def _with_code(text: str) -> str:
+    from trio_runner import catalogue
+
+    return catalogue.with_code(text)
 
 
 def _take_secrets_out_of_environment() -> dict[str, str]:
@@ -367,6 +373,31 @@ def top(url: str | None, once: bool) -> None:
             follow(source, console)
     except NothingToShowError as error:
         raise click.ClickException(str(error)) from None
+
+
+@cli.command(short_help="Say what an error means and what to do about it.")
+@click.argument("text", nargs=-1)
+def explain(text: tuple[str, ...]) -> NoReturn:
+    """Say what an error means and what to do about it: a code like TR401, or its text from n8n or a log.
+
+    \b
+    trio-runner explain TR401
+    trio-runner explain "Task request timed out"
+
+    Without a text, all errors are listed. Exit code 1 when nothing like it is known.
+    """
+    from trio_runner import catalogue
+
+    if not text:
+        for entry in catalogue.entries():
+            click.echo(entry.heading)
+        sys.exit(0)
+    found = catalogue.find(" ".join(text))
+    if not found:
+        click.echo("Nothing like this is known. The last line of a traceback says most; try a part of it.", err=True)
+        sys.exit(EXIT_PROGRAM)
+    click.echo(catalogue.show(found))
+    sys.exit(0)
 
 
 @cli.command(short_help="Print the completion script of a shell.")

@@ -21,7 +21,16 @@ GAP = "…"
 _CONSTRUCTORS = ("Error", "Refused", "UsageError", "ClickException", "BadParameter")
 _BOTH = ("Failure", "ErrorBody")
 _LEVELS = ("warning", "error", "critical", "exception")
-_TEXT_AT = {"problem": 2, "warn": 1, "complain": 0, "report": 1, "report_name": 2, "integer": 1, "refuse": 0}
+_TEXT_AT = {
+    "problem": 2,
+    "warn": 1,
+    "complain": 0,
+    "report": 1,
+    "report_name": 2,
+    "integer": 1,
+    "refuse": 0,
+    "cut_off": 0,
+}
 """Methods that take the text of an error, and where."""
 _RETURNED = ("import_refusal", "string_refusal", "_out_of_memory", "_reason", "for_refusals", "for_error")
 """Functions whose result is such a text."""
@@ -70,6 +79,8 @@ def _texts(node: ast.AST, scope: ast.AST) -> Iterator[ast.expr]:
     keywords = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
     if called in _BOTH:
         yield from (keywords[name] for name in ("message", "description") if name in keywords)
+    elif called == "__init__" and getattr(scope, "name", "") == "__init__":
+        yield from node.args[:1]
     elif called.endswith(_CONSTRUCTORS) and called[:1].isupper():
         yield from node.args[:2] if called == "WorkerError" else node.args[:1]
     elif called in _LEVELS and isinstance(node.func, ast.Attribute) and "log" in ast.unparse(node.func.value).lower():
@@ -129,9 +140,12 @@ def _imported(tree: ast.Module) -> dict[str, list[ast.expr]]:
     found: dict[str, list[ast.expr]] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trio_runner."):
-            path = PACKAGE.joinpath(*(node.module or "").split(".")[1:]).with_suffix(".py")
-            theirs = _assigned(_tree(path).body) if path.exists() else {}
+            path = PACKAGE.joinpath(*(node.module or "").split(".")[1:])
+            theirs = _assigned(_tree(path.with_suffix(".py")).body) if path.with_suffix(".py").exists() else {}
             found |= {alias.asname or alias.name: theirs[alias.name] for alias in node.names if alias.name in theirs}
+            for alias in node.names:
+                if (module := path / f"{alias.name}.py").exists():
+                    found |= {f"{alias.name}.{name}": value for name, value in _assigned(_tree(module).body).items()}
     return found
 
 
@@ -152,7 +166,12 @@ def _templates(node: ast.expr, names: dict[str, list[ast.expr]], depth: int = 3)
             return set().union(*(_templates(value, names, depth) for value in values))
         case ast.Name(id=name) if depth and name in names:
             return set().union(*(_templates(value, names, depth - 1) for value in names[name]))
-        case ast.Call(func=ast.Attribute(value=inner, attr="format")):
+        case ast.Attribute(value=ast.Name(id=module), attr=name) if depth and f"{module}.{name}" in names:
+            return set().union(*(_templates(value, names, depth - 1) for value in names[f"{module}.{name}"]))
+        case (
+            ast.Call(func=ast.Attribute(value=inner, attr="format"))
+            | ast.Call(func=ast.Attribute(attr="clip"), args=[inner, *_])
+        ):
             return _templates(inner, names, depth)
         case _:
             return {GAP}

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.e2e
 
 SECRET = "s3cr3t-Zq8vLw"
 RUNNER = [sys.executable, "-m", "trio_runner"]
-COMMANDS = ["check", "completion", "doctor", "exec", "init", "start", "top"]
+COMMANDS = ["check", "completion", "doctor", "exec", "explain", "init", "start", "top"]
 
 
 @pytest.fixture(autouse=True)
@@ -288,7 +288,7 @@ def test_exec_of_a_failing_program_says_what_and_where_and_prints_no_result() ->
     result = invoke("exec", "-c", "print('before')\ndef f():\n    return 1 / 0\nreturn f()")
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert result.stderr.startswith("before\nError: division by zero [line 3]\nTraceback")
+    assert result.stderr.startswith("before\nError: division by zero [line 3]\nLine 3: Test the divisor")
     assert result.stderr.splitlines()[-1].startswith("ZeroDivisionError: ")
 
 
@@ -509,7 +509,7 @@ def test_a_terminal_shows_prints_as_they_are_and_a_failure_with_its_place() -> N
     lines = shown.split("\n")
     assert lines[0] == ":smile: [bold]x[/bold] " + "long " * 30
     assert lines[1] == "Error: '[red]' [line 2]"
-    assert lines[2] == "Traceback (most recent call last):"
+    assert lines[2].startswith("Line 2: There is no key '[red]' here.")
     assert any(line.startswith("KeyError: '[red]'") for line in lines)
 
 
@@ -604,7 +604,7 @@ def test_the_shell_gets_its_completions() -> None:
         capture_output=True,
         timeout=20,
     )
-    assert done.stdout == b"plain,exec\n"
+    assert done.stdout == b"plain,exec\nplain,explain\n"
 
 
 # start as a process
@@ -751,7 +751,7 @@ async def test_the_exit_code_tells_how_a_runner_ended() -> None:
             }
             await ends("health port taken", broker.port, nursery, **AUTH, **variables)
             assert (
-                f"Failed to start health check server: Port {broker.port} is already in use\n"
+                f"Failed to start health check server: Port {broker.port} is already in use [TR612]\n"
                 in said["health port taken"]
             )
 
@@ -798,3 +798,27 @@ async def test_the_exit_code_tells_how_a_runner_ended() -> None:
         "cut off": 1,
         "second signal": 1,
     }
+
+
+# explain
+
+
+def test_an_error_is_explained_by_its_code_and_by_its_text() -> None:
+    for asked in (["TR401"], ["Task execution timed out after 5 seconds"], ["Task", "execution", "timed", "out"]):
+        result = invoke("explain", *asked)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.startswith("TR401  The task took too long\n  Cause:")
+        assert "Remedy: " in result.stdout
+    assert len(invoke("explain").stdout.splitlines()) > 90
+
+
+def test_an_error_that_nobody_knows_is_not_explained() -> None:
+    result = invoke("explain", "the moon is too bright")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr
+
+
+def test_the_last_word_of_a_runner_that_does_not_start_holds_its_code() -> None:
+    result = invoke("start", N8N_RUNNERS_AUTH_TOKEN="x", N8N_RUNNERS_TASK_TIMEOUT="soon", N8N_RUNNERS_SANDBOX="loose")
+    assert result.exit_code == 1
+    assert sorted(re.findall(r" \[(TR\d+)\]$", result.stdout, re.MULTILINE)) == ["TR602", "TR603"], result.stdout
