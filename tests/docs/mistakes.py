@@ -40,11 +40,8 @@ class Mistake(msgspec.Struct, frozen=True, kw_only=True):
     """What our description must hold: the advice."""
     line: int | None = 1
     item: int | None = None
-
-    @property
-    def each(self) -> bool:
-        """Whether it is run once for each item."""
-        return self.item is not None
+    each: bool = False
+    """Whether it is run once for each item."""
 
     @property
     def message(self) -> str:
@@ -69,6 +66,7 @@ MISTAKES: Final = (
         reference="'note'",
         tells="Line 1, item 1: There is no key 'note'; there are 'name', 'age'.",
         item=1,
+        each=True,
     ),
     Mistake(
         what="dots instead of brackets",
@@ -83,6 +81,7 @@ MISTAKES: Final = (
         reference="name '_items' is not defined",
         tells="This node runs once for each item, where the input is _item",
         item=0,
+        each=True,
     ),
     Mistake(
         what="`items` as in other nodes",
@@ -244,8 +243,9 @@ MISTAKES: Final = (
         what="keys that are no text",
         code="counts = {(item['json']['name'], 1): 1 for item in _items}\nreturn [{'json': counts}]",
         reference="keys must be str, int, float, bool or None, not tuple",
-        tells="The value stands at [0].json of the result. Use texts as keys",
+        tells="The value stands at json in item 0 of the result. Use texts as keys",
         line=None,
+        item=0,
     ),
     Mistake(
         what="an endless loop",
