@@ -24,6 +24,7 @@ OURS_ALONE = {
     "not a format method": "only code that found the hidden guard can call it so",
     "the body is too large": "answered with 413; clients of the health server send no bodies",
     "Line …: …": "the advice that follows holds its code",
+    "… (line …)": "the text of a failure, which has an entry of its own",
     "Warning: …": "what follows is a warning with an entry of its own",
 }
 """Texts that neither authors nor operators meet, and why."""
