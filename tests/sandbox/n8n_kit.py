@@ -28,7 +28,13 @@ def items(*jsons: dict[str, Any]) -> list[dict[str, Any]]:
 def ran(*outputs: list[dict[str, Any]], source: str | None = None, **which: int) -> dict[str, Any]:
     """One run of a node: what it gave, and which node fed it."""
     fed = [] if source is None else [{"previousNode": source, **which}]
-    return {"startTime": 1, "executionTime": 1, "executionStatus": "success", "source": fed, "data": {"main": outputs}}
+    return {
+        "startTime": 1,
+        "executionTime": 1,
+        "executionStatus": "success",
+        "source": fed,
+        "data": {"main": list(outputs)},
+    }
 
 
 class FakeN8n:

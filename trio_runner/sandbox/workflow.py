@@ -115,8 +115,16 @@ class Workflow:
         return facade(
             "_input",
             {"all": self._input_all, "first": self._input_first, "last": self._input_last},
-            {"item": self._input_item, "params": self._parameter, "context": lambda: self._context(self._data.here)},
+            {"item": self._input_item, "params": self._input_params, "context": self._input_context},
         )
+
+    def _input_params(self) -> object:
+        """Of the node that feeds this one, as in JavaScript."""
+        source = self._data.source()
+        return fields(self._data.node(source["previousNode"]).get("parameters") if source else None, dotted)
+
+    def _input_context(self) -> object:
+        return self._context((self._data.source() or {}).get("previousNode", ""))
 
     def _input_all(self, branchIndex: int | None = None, runIndex: int | None = None) -> list[Any]:
         _only_this_input(branchIndex, runIndex)
