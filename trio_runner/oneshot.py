@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -27,6 +27,9 @@ from trio_runner.localinput import InputError
 from trio_runner.localworkflow import LocalWorkflow
 from trio_runner.protocol.messages import NULL, ResultData
 from trio_runner.supervisor import Runner
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
 
 _COLOURED_AT_MOST = 200_000  # colouring is slow: a second for each million characters, or more
 
@@ -152,6 +155,17 @@ async def _whole(program: Program, environ: dict[str, str], console: _Console) -
     raise outcome or KeyboardInterrupt
 
 
+def moving_line(terminal: RichConsole) -> AbstractContextManager[object]:
+    """A line that says that something runs. It is there when the block begins and gone when it ends.
+
+    Not `Console.status`: that leaves the first drawing to a thread, and a print of the same moment lands behind it.
+    """
+    from rich.live import Live
+    from rich.spinner import Spinner
+
+    return Live(Spinner("dots", "Running…"), console=terminal, transient=True, refresh_per_second=12.5)
+
+
 class _Console:
     """What a person sees. On a terminal with rich, in a pipe with nothing but the result."""
 
@@ -166,7 +180,7 @@ class _Console:
 
     def progress(self) -> AbstractContextManager[object]:
         """A line that moves while the program runs, gone when it is done."""
-        return nullcontext() if self._terminal is None or self._quiet else self._terminal.status("Running…")
+        return nullcontext() if self._terminal is None or self._quiet else moving_line(self._terminal)
 
     def print(self, params: list[object]) -> None:
         """One print of the program, as it happens."""

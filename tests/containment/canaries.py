@@ -76,6 +76,8 @@ class Canaries:
         )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"
+        self.system_v = int.from_bytes(os.urandom(3)) + 1
+        """The key of the System V objects that the corpus tries to make: others may run it at the same time."""
         self._before = self._state()
 
     def __enter__(self) -> Self:
@@ -90,7 +92,7 @@ class Canaries:
         for place in _OUTSIDE:
             for path in Path(place).glob(f"*{self.token}*"):
                 path.unlink()
-        _remove_system_v()
+        _remove_system_v(self.system_v)
 
     def targets(self) -> dict[str, Any]:
         """What a hostile program is told."""
@@ -100,6 +102,7 @@ class Canaries:
             "folder": str(self.folder),
             "own_file": str(self.own_file),
             "canary_pid": self._process.pid,
+            "system_v": self.system_v,
             "runner_pid": os.getpid(),
             "tcp_port": self._sockets["tcp"].getsockname()[1],
             "udp_port": self._sockets["udp"].getsockname()[1],
@@ -138,24 +141,20 @@ class Canaries:
         state["mounts"] = len(Path("/proc/self/mounts").read_text().splitlines())
         for kind in ("shm", "sem", "msg"):
             with suppress(OSError):
-                state[f"System V {kind}"] = _keys(Path(f"/proc/sysvipc/{kind}").read_text())
+                state[f"System V {kind}"] = _keys(Path(f"/proc/sysvipc/{kind}").read_text(), self.system_v)
         return state
 
 
-_KEY = 0x7A7A
-"""Of the System V objects that the corpus tries to make."""
+def _keys(table: str, key: int) -> list[str]:
+    return [line for line in table.splitlines() if line.split()[:1] == [str(key)]]
 
 
-def _keys(table: str) -> list[str]:
-    return [line for line in table.splitlines() if line.split()[:1] == [str(_KEY)]]
-
-
-def _remove_system_v() -> None:
+def _remove_system_v(key: int) -> None:
     """What is left where nothing was refused; removing what is not there does nothing."""
     libc = ctypes.CDLL(None)
-    libc.shmctl(libc.shmget(_KEY, 0, 0), 0, None)
-    libc.semctl(libc.semget(_KEY, 0, 0), 0, 0)
-    libc.msgctl(libc.msgget(_KEY, 0), 0, None)
+    libc.shmctl(libc.shmget(key, 0, 0), 0, None)
+    libc.semctl(libc.semget(key, 0, 0), 0, 0)
+    libc.msgctl(libc.msgget(key, 0), 0, None)
 
 
 def _listening(family: int, address: Any) -> socket.socket:

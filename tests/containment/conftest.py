@@ -18,6 +18,14 @@ from tests.containment.lab import NOBODY, Lab
 from trio_runner.sandbox import landlock, seccomp
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All in one process: what a hostile program may leave behind, such as System V objects, is there for everybody."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("containment"))
+
+
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of failed tasks are what is wanted here: their log lines are none of anybody's business."""

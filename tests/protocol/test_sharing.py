@@ -368,17 +368,7 @@ busy = st.builds(Demand, backlog=st.integers(1, 20), latency=st.sampled_from([0.
 moderate = st.builds(Demand, rate=st.sampled_from([0.0, 0.5, 1.5]), latency=st.sampled_from([0.0002, 0.02]))
 
 
-@settings_of(max_examples=25, deadline=None, derandomize=True, database=None)
-@given(
-    crowd=st.lists(busy, min_size=1, max_size=4),
-    others=st.lists(moderate, max_size=3),
-    capacity=st.integers(1, 6),
-    runners=st.integers(1, 3),
-    seed=st.integers(0, 1000),
-)
-def test_whatever_the_brokers_want_none_starves_and_rejections_stay_few(
-    crowd: list[Demand], others: list[Demand], capacity: int, runners: int, seed: int
-) -> None:
+def none_starves(crowd: list[Demand], others: list[Demand], capacity: int, runners: int, seed: int) -> None:
     lab = Lab(crowd + others, capacity=capacity, runners=runners, seed=seed).run(15)
     served = lab.served[: len(crowd)]
     # a broker that has one request at a time cannot have more in hand than that, however many slots there are
@@ -391,3 +381,15 @@ def test_whatever_the_brokers_want_none_starves_and_rejections_stay_few(
         assert min(office.asked.values(), default=lab.now) > lab.now - 5, "a rare request waits"
     assert lab.rejections_per_task < 1.5
     assert all(slots.taken <= slots.capacity for slots in lab.runners)
+
+
+@pytest.mark.parametrize("examples", [12, pytest.param(120, marks=pytest.mark.long)])
+def test_whatever_the_brokers_want_none_starves_and_rejections_stay_few(examples: int) -> None:
+    anything = given(
+        crowd=st.lists(busy, min_size=1, max_size=4),
+        others=st.lists(moderate, max_size=3),
+        capacity=st.integers(1, 6),
+        runners=st.integers(1, 3),
+        seed=st.integers(0, 1000),
+    )
+    settings_of(max_examples=examples, deadline=None, derandomize=True, database=None)(anything(none_starves))()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -19,6 +20,7 @@ import click.testing
 import msgspec
 import pytest
 import trio
+from rich.console import Console
 
 from tests.shell.shell_kit import our_records, scripted_broker, types, until
 from trio_runner import __version__
@@ -27,6 +29,7 @@ from trio_runner.cli import cli
 from trio_runner.config import VARIABLES
 from trio_runner.http import Response
 from trio_runner.localbroker import LocalBroker
+from trio_runner.oneshot import moving_line
 
 pytestmark = pytest.mark.e2e
 
@@ -511,6 +514,16 @@ def test_a_terminal_shows_prints_as_they_are_and_a_failure_with_its_place() -> N
     assert lines[1] == "Error: '[red]' [line 2]"
     assert lines[2].startswith("Line 2: There is no key '[red]' here.")
     assert any(line.startswith("KeyError: '[red]'") for line in lines)
+
+
+def test_the_moving_line_is_there_before_anything_can_be_printed_and_leaves_nothing() -> None:
+    """Drawn for the first time by a thread, in the moment of a print, it stays, and the print lands behind it."""
+    written = io.StringIO()
+    terminal = Console(file=written, force_terminal=True, color_system=None)
+    with moving_line(terminal):
+        assert "Running…" in written.getvalue()
+        terminal.print("first")
+    assert screen(written.getvalue().replace("\n", "\r\n")) == "first\n"
 
 
 def test_a_terminal_gets_bare_json_when_it_asks_for_it() -> None:
