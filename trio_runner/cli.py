@@ -400,6 +400,31 @@ def explain(text: tuple[str, ...]) -> NoReturn:
     sys.exit(0)
 
 
+@cli.command(short_help="Write stubs of n8n's names for an editor.")
+@click.option(
+    *("-o", "--output", "folder"),
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("typings"),
+    metavar="DIR",
+    help="Where to; typings by default, which is where editors look.",
+)
+def stubs(folder: Path) -> None:
+    """Write type stubs, so that an editor completes _input, _helpers and n8n's other names, and knows their types.
+
+    \b
+    trio-runner stubs              # VS Code (Pylance), Pyright: in the folder that holds the programs
+    trio-runner stubs -o stubs     # elsewhere; for mypy, see docs/local-development.md
+    """
+    from trio_runner.stubs import write
+
+    try:
+        written = write(folder)
+    except OSError as error:
+        raise click.ClickException(f"Cannot write to {folder}: {error.strerror}") from None
+    for path in written:
+        click.echo(f"wrote {path}")
+
+
 @cli.command(short_help="Print the completion script of a shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.e2e
 
 SECRET = "s3cr3t-Zq8vLw"
 RUNNER = [sys.executable, "-m", "trio_runner"]
-COMMANDS = ["check", "completion", "doctor", "exec", "explain", "init", "start", "top"]
+COMMANDS = ["check", "completion", "doctor", "exec", "explain", "init", "start", "stubs", "top"]
 
 
 @pytest.fixture(autouse=True)
