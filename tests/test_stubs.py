@@ -67,7 +67,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = click.testing.CliRunner().invoke(cli, ["stubs", "-o", str(tmp_path / "file" / "typings")])
     assert result.exit_code == 1
-    assert result.output == f"Error: Cannot write to {tmp_path / 'file' / 'typings'}: Not a directory\n"
+    assert result.output == f"Error: Cannot write {tmp_path / 'file' / 'typings'}: Not a directory\n"
 
 
 def test_writing_twice_changes_nothing(tmp_path: Path) -> None:

@@ -420,7 +420,7 @@ def stubs(folder: Path) -> None:
     try:
         written = write(folder)
     except OSError as error:
-        raise click.ClickException(f"Cannot write to {folder}: {error.strerror}") from None
+        raise click.ClickException(f"Cannot write {folder}: {error.strerror}") from None
     for path in written:
         click.echo(f"wrote {path}")
 
