@@ -94,6 +94,7 @@ VALUES = _var(
     "compat",
     "results: compat: as n8n's runner writes them; friendly: dates, tables… as JSON",
 )
+TIMEZONE = _var("GENERIC_TIMEZONE", "", "zone of _now where a workflow has none, as on n8n; empty = the machine's")
 SANDBOX = _var("N8N_RUNNERS_SANDBOX", "auto", "what the kernel lets a task do: auto, strict, network or off")
 SANDBOX_REQUIRE = _var("N8N_RUNNERS_SANDBOX_REQUIRE", "", "layers without which the runner does not start")
 SANDBOX_READ = _var("N8N_RUNNERS_SANDBOX_READ", "", "paths that tasks may read, split by commas")
@@ -585,7 +586,20 @@ class _Reader:
             block_env=self.boolean(BLOCK_ENV),
             relaxed=relaxed,
             friendly=self.one_of(VALUES, ("compat", "friendly")) == "friendly",
+            timezone=self.timezone(),
         )
+
+    def timezone(self) -> str:
+        name = self.text(TIMEZONE)
+        if name:
+            from trio_runner.sandbox import clock
+
+            try:
+                clock.zone(name)
+            except ValueError:
+                self.warn(TIMEZONE, f"{name!r} is not the name of a time zone; the machine's counts instead.")
+                return ""
+        return name
 
     def allowlist(self, variable: Variable) -> frozenset[str]:
         text = self.text(variable)

@@ -256,6 +256,7 @@ FILE_VALUES = {
     "N8N_BLOCK_RUNNER_ENV_ACCESS": "false",
     "N8N_RUNNERS_POLICY": "relaxed",
     "N8N_RUNNERS_VALUES": "friendly",
+    "GENERIC_TIMEZONE": "Asia/Tokyo",
     "N8N_RUNNERS_SANDBOX": "off",
     "N8N_RUNNERS_SANDBOX_READ": "/seven",
     "N8N_RUNNERS_SANDBOX_WRITE": "/seven",
@@ -721,6 +722,7 @@ SPECIFIED = """
     N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT N8N_RUNNERS_STATUS_PAGE N8N_RUNNERS_STATUS_PAGE_HOSTS
     N8N_RUNNERS_LAUNCHER_LOG_LEVEL NO_COLOR N8N_SENTRY_DSN N8N_VERSION
     ENVIRONMENT DEPLOYMENT_NAME
+    GENERIC_TIMEZONE
     N8N_RUNNERS_POLICY N8N_RUNNERS_VALUES N8N_RUNNERS_SANDBOX N8N_RUNNERS_SANDBOX_REQUIRE N8N_RUNNERS_SANDBOX_READ
     N8N_RUNNERS_SANDBOX_WRITE N8N_RUNNERS_SANDBOX_CONNECT N8N_RUNNERS_TASK_MEMORY N8N_RUNNERS_TASK_CPU
     N8N_RUNNERS_PRELOAD N8N_RUNNERS_SANDBOX_CGROUP N8N_RUNNERS_LOG_FORMAT
@@ -797,6 +799,14 @@ def test_safe_stands_for_the_modules_without_input_and_output_beside_other_names
 def test_results_are_as_the_reference_writes_them_unless_they_shall_be_friendly() -> None:
     assert not config().policy.friendly
     assert config(N8N_RUNNERS_VALUES=" Friendly ").policy.friendly
+
+
+def test_the_time_zone_of_the_instance_is_a_known_one() -> None:
+    assert config().policy.timezone == ""
+    assert config(GENERIC_TIMEZONE="Europe/Berlin").policy.timezone == "Europe/Berlin"
+    odd = read(GENERIC_TIMEZONE="Berlin")
+    assert odd.config == config()
+    assert odd.warnings == ("GENERIC_TIMEZONE: 'Berlin' is not the name of a time zone; the machine's counts instead.",)
 
 
 def test_relaxed_gives_the_language_back_unless_a_deny_list_is_set() -> None:
