@@ -29,7 +29,7 @@ SILENCE: Final = 10.0
 """Seconds without a snapshot after which the runner counts as gone."""
 AGAIN: Final = 1.0
 _CONNECT_LIMIT: Final = 5.0
-_LARGEST: Final = 8_388_608
+_LARGEST: Final = 2_097_152
 
 
 class NothingToShowError(RunnerError):
@@ -66,8 +66,12 @@ class Source(msgspec.Struct, frozen=True):
         with self._failing():
             stream = await open_stream(self.address, limit=_CONNECT_LIMIT)
             async with stream, aclosing(self._read(stream, "/status.json")) as parts:
+                body = b""
                 with trio.fail_after(SILENCE):
-                    body = b"".join([part async for part in parts])
+                    async for part in parts:
+                        body += part
+                        if len(body) > _LARGEST:
+                            raise self._stranger("its answer has no end")
         return self._decode(body)
 
     async def snapshots(self) -> AsyncGenerator[Snapshot, None]:
@@ -83,7 +87,7 @@ class Source(msgspec.Struct, frozen=True):
                         return
                     *events, waiting = (waiting + part).split(b"\n\n")
                     if len(waiting) > _LARGEST:
-                        raise self._stranger("its events have no end")
+                        raise self._stranger("its answer has no end")
                     if events:  # what is old already is not drawn
                         yield self._decode(events[-1].removeprefix(b"data: "))
 

@@ -19,14 +19,16 @@ from trio_runner.log import one_line
 from trio_runner.status import FailedTask, RunningTask, Snapshot
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
+_OTHER_LINES: Final = 15
+"""Of a frame, beside brokers, tasks and failures, if there are any of each."""
 _GOOD, _WARN, _BAD = "green", "yellow", "red"
 
 
 def frame(snapshot: Snapshot, *, width: int, height: int | None = None, notice: str = "") -> RenderableType:
     """One screen. Without a ``height`` it is as long as it needs to be."""
-    room = 1000 if height is None else max(2, height - 14 - len(snapshot.brokers))
-    tasks = min(len(snapshot.running), max(1, room // 2))
-    failures = min(len(snapshot.failures), max(1, room - max(1, tasks)))
+    room = max(2, (height or 10_000) - _OTHER_LINES - len(snapshot.brokers) - bool(notice))
+    tasks = min(len(snapshot.running), max(room // 2, room - len(snapshot.failures)))
+    failures = min(len(snapshot.failures), room - tasks)
     parts: list[RenderableType] = [
         _head(snapshot, notice),
         _numbers(snapshot, width),
@@ -40,7 +42,7 @@ def frame(snapshot: Snapshot, *, width: int, height: int | None = None, notice: 
     return Group(*parts)
 
 
-def _head(snapshot: Snapshot, notice: str) -> Text:
+def _head(snapshot: Snapshot, notice: str) -> RenderableType:
     full = snapshot.tasks >= snapshot.slots
     style = _BAD if not snapshot.ready else _WARN if full else _GOOD
     head = Text.assemble(
@@ -50,9 +52,7 @@ def _head(snapshot: Snapshot, notice: str) -> Text:
         overflow="ellipsis",
         no_wrap=True,
     )
-    if notice:
-        head = Text.assemble((f" {notice} ", f"bold reverse {_BAD}"), "\n", head)
-    return head
+    return Group(Text(f" {notice} ", f"bold reverse {_BAD}"), head) if notice else head
 
 
 def _numbers(snapshot: Snapshot, width: int) -> Table:
