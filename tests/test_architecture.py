@@ -19,7 +19,7 @@ PACKAGE = ROOT / "trio_runner"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 500
 """Lines. 300 is a smell, this is a wall."""
-TABLES = {"config.py": 700}
+TABLES = {"config.py": 900}
 """A module that is one long table may be longer."""
 
 
