@@ -11,6 +11,7 @@ import trio
 
 from trio_runner.config import load
 from trio_runner.localbroker import LocalBroker, TaskFailed
+from trio_runner.localworkflow import LocalWorkflow
 from trio_runner.protocol.broker import BrokerTerms
 from trio_runner.supervisor import Runner
 
@@ -44,10 +45,11 @@ async def running(
     *,
     terms: BrokerTerms | None = None,
     environment: dict[str, str] | None = None,
+    workflow: LocalWorkflow | None = None,
 ) -> AsyncIterator[Bench]:
     """A broker and a registered runner configured by ``environ``; both end with the block."""
     async with trio.open_nursery() as nursery:
-        broker = LocalBroker(auth_token=AUTH_TOKEN, terms=terms)
+        broker = LocalBroker(auth_token=AUTH_TOKEN, terms=terms, workflow=workflow)
         port = await nursery.start(broker.serve)
         config = load(
             {

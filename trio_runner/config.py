@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from trio_runner.protocol.requests import DATA, HELPERS, PREFIX, CallRules
 from trio_runner.sandbox.policy import (
     ALL,
     DEFAULT_BUILTINS_DENY,
@@ -107,6 +108,12 @@ TASK_MEMORY = _var("N8N_RUNNERS_TASK_MEMORY", "2048", "memory of one task's own;
 TASK_CPU = _var("N8N_RUNNERS_TASK_CPU", "0", "processor time of one task; 0 = as the task timeout", "seconds")
 PRELOAD = _var("N8N_RUNNERS_PRELOAD", "auto", "modules imported ahead: auto (what is allowed by name), none, or names")
 BLOCK_ENV = _var("N8N_BLOCK_RUNNER_ENV_ACCESS", "true", "hide the environment from user code")
+HELPERS_ALLOW = _var(
+    "N8N_RUNNERS_HELPERS_ALLOW", ALL, "n8n's helpers for user code, like httpRequest; * = all, none = none"
+)
+DATA_ALLOW = _var(
+    "N8N_RUNNERS_DATA_ALLOW", ALL, "n8n's data for user code, of workflow, input, nodes, env; * = all, none = none"
+)
 HEALTH_ENABLED = _var("N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED", "false", "answer health checks over HTTP")
 HEALTH_HOST = _var("N8N_RUNNERS_HEALTH_CHECK_SERVER_HOST", "127.0.0.1", "address the health server listens on")
 HEALTH_PORT = _var("N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT", "5681", "its port; 0 = chosen by the system")
@@ -302,6 +309,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_interval: int = int(HEARTBEAT.default)
     policy: Policy = Policy()
     confinement: Confinement = Confinement(memory=int(TASK_MEMORY.default) * MIB)
+    calls: CallRules = CallRules()
     preload: tuple[str, ...] | None = None
     """None: whatever is allowed by name."""
     allow_transitive_imports: bool = False
@@ -371,6 +379,7 @@ def load(environ: Mapping[str, str]) -> Loaded:
         heartbeat_interval=read.integer(HEARTBEAT, "Heartbeat interval must be positive"),
         policy=policy,
         confinement=read.confinement(policy),
+        calls=CallRules(helpers=read.known(HELPERS_ALLOW, HELPERS), data=read.known(DATA_ALLOW, DATA)),
         preload=read.preload(),
         allow_transitive_imports=read.boolean(TRANSITIVE),
         health=read.health(),
@@ -534,6 +543,15 @@ class _Reader:
             if not path.startswith("/"):
                 self.problem(variable, text, f"{path!r} is not an absolute path. Begin it with '/'.")
         return found
+
+    def known(self, variable: Variable, names: frozenset[str]) -> frozenset[str]:
+        """A list of some of these names, ``*`` for all of them, ``none`` or nothing for none."""
+        entries = frozenset(entry.removeprefix(PREFIX) for entry in _entries(self.text(variable)))
+        if ALL in entries:
+            return names
+        for entry in sorted(entries - names - {"none"}):
+            self.warn(variable, f"{entry!r} allows nothing. What can be allowed: {', '.join(sorted(names))}.")
+        return entries & names
 
     def confinement(self, policy: Policy) -> Confinement:
         mode = self.one_of(SANDBOX, ("auto", "strict", "network", "off"))

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 from trio_runner.protocol.messages import RunnerMessage, TaskAccepted, TaskOffer, TaskRejected
+from trio_runner.protocol.requests import HELPERS
 from trio_runner.protocol.session import REJECT_DRAINING, REJECT_EXPIRED, REJECT_FULL, REJECT_SUSPENDED, Note
 from trio_runner.taskrecord import OUTCOMES, TaskRecord
 
@@ -24,6 +25,7 @@ RUN_BUCKETS: Final = (
 """Seconds. Close together where a trivial task is, then up to the time limits that people set."""
 QUEUE_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Seconds, up to the time after which a task without a worker fails."""
+_CALL_OUTCOMES: Final = ("success", "error", "refused")
 _REASONS: Final = {
     REJECT_EXPIRED: "expired",
     REJECT_FULL: "full",
@@ -53,7 +55,9 @@ class Counters:
         self.brokers: dict[str, BrokerCounters] = {}
         self.run = Histogram(RUN_BUCKETS)
         self.queue = Histogram(QUEUE_BUCKETS)
-        self.limits = dict.fromkeys(("timeout", "memory", "cpu", "result_size", "prints"), 0)
+        self.limits = dict.fromkeys(("timeout", "memory", "cpu", "result_size", "prints", "calls"), 0)
+        self.call = Histogram(RUN_BUCKETS)
+        self.calls = {method: dict.fromkeys(_CALL_OUTCOMES, 0) for method in (*sorted(HELPERS), "data", "other")}
         self.worker_deaths = dict.fromkeys(("idle", "lease", "task"), 0)
         self.forks = 0
         self.fork_failures = 0
@@ -66,6 +70,12 @@ class Counters:
         """``listener`` wants to know each task that has ended, besides those who do so already. Must not wait."""
         earlier = self.task_ended
         self.task_ended = listener if earlier is None else partial(_tell_both, earlier, listener)
+
+    def called(self, method: str, outcome: str, seconds: float | None = None) -> None:
+        """A call of a program to n8n has ended: answered after so many seconds, or refused here."""
+        self.calls[method][outcome] += 1
+        if seconds is not None:
+            self.call.observe(seconds)
 
     def broker(self, name: str) -> BrokerCounters:
         """The numbers of one broker, or of all those behind one name of the configuration."""

@@ -15,6 +15,7 @@ import msgspec
 import trio
 from msgspec import Raw
 
+from trio_runner.calls import Question
 from trio_runner.counters import BrokerCounters
 from trio_runner.errors import ConnectionLostError
 from trio_runner.executor import Executor
@@ -25,6 +26,7 @@ from trio_runner.protocol.messages import (
     ErrorBody,
     Refused,
     ResultData,
+    Rpc,
     RunnerMessage,
     TaskDone,
     TaskError,
@@ -93,7 +95,7 @@ class Dispatcher:
         self._cut_off: str | None = None
         self._leaving = False
         self._wake_emitter, self._emitter_woken = trio.open_memory_channel[None](1)
-        self._result_lane = trio.Lock()
+        self._large_lane = trio.Lock()
         self._odd_types: set[str] = set()
         self._in_hand = 0
         self.heard = False
@@ -204,7 +206,8 @@ class Dispatcher:
                     self._log.info("Registered with broker")
                     self._activity()
                 case Deliver():
-                    pass  # only prints call n8n so far, and nobody waits for their answers
+                    if (deliver := self._records[action.task_id].deliver) is not None:
+                        deliver(action.message)
                 case Note():
                     self._note(action)
                 case Drained():
@@ -260,7 +263,7 @@ class Dispatcher:
         try:
             with scope:
                 result = await self._executor.run(
-                    task_id, record.settings, lambda message: self._post(Outgoing(message)), record
+                    task_id, record.settings, lambda message: self._post(Outgoing(message)), record, self._ask
                 )
             if scope.cancelled_caught and self._cut_off is not None and record.aborted is None:
                 extra = record.end("cut_off", trio.current_time())
@@ -268,7 +271,7 @@ class Dispatcher:
                 self._log.error("Task %s failed %s: %s", task_id, record.place, self._cut_off, extra=extra)
                 result = task_error(task_id, ErrorBody(message=self._cut_off, description=CUT_OFF_ADVICE))
             # one result at a time waits in the outbox: a broker that does not read must not make us hoard them
-            async with self._result_lane:
+            async with self._large_lane:
                 written = trio.Event()
                 del self._scopes[task_id]
                 finished = True
@@ -284,6 +287,23 @@ class Dispatcher:
             if not finished:
                 self._scopes.pop(task_id, None)
                 self._finish(task_id, None, trio.Event())
+
+    async def _ask(self, question: Question) -> None:
+        """A running task's call to n8n. A large one waits for its turn among the results, and until it is written."""
+        params = question.params if isinstance(question, Rpc) else question.request_params
+        if len(params) <= PIECE:
+            self._carry_out(self._session.call(question))
+            return
+        async with self._large_lane:
+            self._large_one_leaves = True
+            try:
+                for action in self._session.call(question):
+                    assert isinstance(action, Send)
+                    self._post(Outgoing(action.message, written := trio.Event()))
+                    await written.wait()
+            finally:
+                self._large_one_leaves = False
+                self._wake()
 
     def _finish(self, task_id: str, result: TaskResult | None, written: trio.Event) -> None:
         actions = self._session.finish(task_id, result, trio.current_time())

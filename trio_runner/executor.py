@@ -11,13 +11,14 @@ import itertools
 import os
 import signal
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
 import msgspec
 import trio
-from msgspec import Raw
+from msgspec import Raw, UnsetType
 
+from trio_runner.calls import Ask, Calls
 from trio_runner.counters import Counters
 from trio_runner.errors import WorkerError
 from trio_runner.log import get_logger
@@ -35,27 +36,23 @@ from trio_runner.protocol.messages import (
     TaskSettings,
 )
 from trio_runner.protocol.raw import one_value
+from trio_runner.protocol.requests import CallRules, metadata
 from trio_runner.protocol.session import task_error
 from trio_runner.sandbox import frames
 from trio_runner.sandbox.frames import Failure, FrameError, FrameParser
 from trio_runner.sandbox.userapi import MAX_PRINTS, PRINTS_CUT
 from trio_runner.taskrecord import Outcome, TaskRecord
+from trio_runner.workerio import DeadOnArrivalError, receive, send
 
 log = get_logger("executor")
 
 Emit = Callable[[RunnerMessage], None]
 
-_RECEIVE = 65_536
-_TRIES = 16
 _ATTEMPTS = 3
 _MAX_ERROR_TEXT = 131_072
 _PRINTS_CUT = b'["' + PRINTS_CUT.encode()
 """How the record of a child begins that says so; what a program prints stands in quotes of its own."""
 _MAX_PRINT_BYTES = 4_194_304  # what a child keeps to is a quarter of it; a hostile one is cut off here
-
-
-class _DeadOnArrivalError(Exception):
-    """The worker was gone before it was told anything."""
 
 
 class CodeCache:
@@ -101,27 +98,38 @@ class Executor:
         task_timeout: float,
         max_payload: int,
         cpu_limit: int = 0,
+        rules: CallRules | None = None,
         counters: Counters | None = None,
     ) -> None:
+        """``rules`` say what programs may ask n8n for."""
         self._pool = pool
         self._task_timeout = task_timeout
         self._cpu_limit = cpu_limit
         self._counters = counters or Counters()
+        self._max_payload = max_payload
+        self._rules = rules or CallRules()
         self._frame_limits = frames.limits_from_child(max_payload)
         self._cache = CodeCache()
         self._call_ids = map(str, itertools.count(1))
 
     async def run(
-        self, task_id: str, settings: TaskSettings, emit: Emit, record: TaskRecord | None = None
+        self,
+        task_id: str,
+        settings: TaskSettings,
+        emit: Emit,
+        record: TaskRecord | None = None,
+        ask: Ask | None = None,
     ) -> TaskResult:
         """Runs one task to its end and returns what to tell n8n. Never raises for anything the program does.
+
+        What it asks n8n for goes through ``ask``; the answers come back through the record.
 
         Cancellation kills the worker and propagates. The time limit counts from the moment a worker is there.
         """
         started = trio.current_time()
         record = record or TaskRecord(task_id, settings, broker="", accepted_at=started)
         try:
-            outcome = await self._attempt(record, settings, emit)
+            outcome = await self._attempt(record, emit, ask)
         except WorkerError as error:
             outcome = Failure(message=error.message, description=error.description, kind="worker")
         except Exception as error:
@@ -134,92 +142,135 @@ class Executor:
             record.reason = _reason(outcome)
             log.log(30 if outcome.kind == "syntax" else 40, "%s", _failed(record, outcome), extra=extra)
             return self._failure_message(task_id, settings, outcome)
-        record.bytes_out = size = len(outcome)
+        record.bytes_out = size = memoryview(outcome.result).nbytes if isinstance(outcome.result, Raw) else 0
         extra = record.end("done", now)
         text = "Completed task %s in %s (%s) %s"
         log.info(text, task_id, _duration(now - started), _size(size), record.place, extra=extra)
-        return TaskDone(task_id=task_id, data=ResultData(result=Raw(outcome)))
+        return TaskDone(task_id=task_id, data=outcome)
 
-    async def _attempt(self, record: TaskRecord, settings: TaskSettings, emit: Emit) -> bytes | memoryview | Failure:
+    async def _attempt(self, record: TaskRecord, emit: Emit, ask: Ask | None) -> ResultData | Failure:
         """Leases a worker and runs the task. A worker that was dead has seen nothing of it: another one is leased."""
         for _ in range(_ATTEMPTS):
-            with suppress(_DeadOnArrivalError):
+            with suppress(DeadOnArrivalError):
                 async with self._pool.lease() as worker:
                     record.leased_at = trio.current_time()
                     with trio.move_on_after(self._task_timeout) as limit:
-                        outcome = await self._converse(worker, record.task_id, settings, emit)
+                        outcome = await self._converse(_Talk(worker, record, emit, ask, self._frame_limits))
                     return self._timed_out() if limit.cancelled_caught else outcome
             self._counters.worker_deaths["lease"] += 1
         raise WorkerError(
             "Task subprocess exited with code -1", f"{_ATTEMPTS} worker processes in a row were dead. [TR408]"
         )
 
-    async def _converse(
-        self, worker: Worker, task_id: str, settings: TaskSettings, emit: Emit
-    ) -> bytes | memoryview | Failure:
+    async def _converse(self, talk: _Talk) -> ResultData | Failure:
         try:
-            return await self._exchange(worker, task_id, settings, emit)
-        except (FrameError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            return Failure(
-                message="Process completed but returned no result. This is likely an internal error.",
-                description=f"The worker process sent something that is no result: {error} [TR410]",
-                kind="worker",
-            )
+            return await self._exchange(talk)
+        except _BROKEN as error:
+            return _nonsense(error)
 
-    async def _exchange(
-        self, worker: Worker, task_id: str, settings: TaskSettings, emit: Emit
-    ) -> bytes | memoryview | Failure:
+    async def _exchange(self, talk: _Talk) -> ResultData | Failure:
+        settings, sock = talk.record.settings, talk.worker.sock
         each_item = settings.node_mode == EACH_ITEM
-        parser = FrameParser(self._frame_limits)
         key = self._cache.key(settings.code, each_item=each_item)
         verdict = self._cache.get(key)
         code = b""
         if verdict is not None:
             code = verdict.code
         else:
-            await _send(worker, (frames.COMPILE, frames.encode(frames.Compile(settings.code, each_item))))
-            verdict = await self._verdict(worker, parser)
+            compile_ = frames.encode(frames.Compile(settings.code, each_item))
+            await send(sock, frames.header(frames.COMPILE, len(compile_)), compile_)
+            verdict = await self._verdict(talk)
             self._cache.put(key, verdict)
         if verdict.failure is not None:
             return verdict.failure
-        run = frames.Run(settings.code, each_item, bytes(memoryview(settings.query)), code)
+        query = bytes(memoryview(settings.query))
+        run = frames.encode(
+            frames.Run(settings.code, each_item, query, code, verdict.uses, verdict.nodes, verdict.loop)
+        )
+        items = memoryview(settings.items)
+        head = frames.header(frames.ITEMS, len(items))
         # a worker that fails while it is still being fed says why, or its exit status does
-        with suppress(BrokenPipeError, ConnectionResetError):  # but not _DeadOnArrivalError
-            await _send(worker, (frames.RUN, frames.encode(run)), (frames.ITEMS, memoryview(settings.items)))
+        with suppress(BrokenPipeError, ConnectionResetError):  # but not DeadOnArrivalError
+            await send(sock, frames.header(frames.RUN, len(run)), run, head, items)
         # the child has them: what comes back may be as large, and is held twice for a moment
         msgspec.structs.force_setattr(settings, "items", EMPTY_LIST)
-        return await self._outcome(worker, parser, task_id, emit)
+        del items
+        return await self._outcome(talk, ())
 
-    async def _verdict(self, worker: Worker, parser: FrameParser) -> frames.Verdict:
+    async def _verdict(self, talk: _Talk) -> frames.Verdict:
         """The child's word on the source, taken only here: no user code has run in it yet."""
-        while (complete := await _receive(worker, parser)) is not None:
+        while (complete := await receive(talk.worker.sock, talk.parser)) is not None:
             for kind, payload in complete:
                 if kind == frames.VERDICT:
                     return frames.decode_verdict(payload)
         raise WorkerError(
             "The code could not be checked: the worker process ended",
-            f"{(await self._without_result(worker)).message}. "
+            f"{(await self._without_result(talk.worker)).message}. "
             "The source may be too large or too deeply nested. [TR407]",
         )
 
     async def _outcome(
-        self, worker: Worker, parser: FrameParser, task_id: str, emit: Emit
-    ) -> bytes | memoryview | Failure:
-        prints = printed = 0
-        while (complete := await _receive(worker, parser)) is not None:
+        self, talk: _Talk, complete: Iterable[tuple[int, bytes | memoryview]] | None
+    ) -> ResultData | Failure:
+        """Takes what the child says, ``complete`` first, until it says how it ended."""
+        while complete is not None:
             for kind, payload in complete:
                 if kind == frames.RESULT:
-                    one_value(payload)
-                    return payload
+                    return self._result(talk, payload)
                 if kind == frames.FAILURE:
                     return self._reported(frames.decode_failure(payload))
-                prints += 1
-                printed += len(payload)
-                if kind != frames.PRINT or prints > MAX_PRINTS + 1 or printed > _MAX_PRINT_BYTES:
-                    # our own child keeps to its limits: this is a program that writes to the socket itself
-                    raise FrameError("more than a worker ever sends")
-                self._print(task_id, payload, emit)
-        return await self._without_result(worker)
+                if kind == frames.PRINT:
+                    self._print(talk, payload)
+                elif kind == frames.CALL and talk.ask is not None:
+                    if talk.calls is None:
+                        return await self._outcome_with_calls(talk, talk.ask, payload, complete)
+                    await talk.calls.forward(payload)
+                elif kind == frames.METADATA and talk.metadata is None:
+                    talk.metadata = metadata(payload)
+                else:
+                    raise FrameError("something that a worker never sends")
+            complete = await receive(talk.worker.sock, talk.parser)
+        return await self._without_result(talk.worker)
+
+    async def _outcome_with_calls(
+        self, talk: _Talk, ask: Ask, first: bytes | memoryview, rest: Iterable[tuple[int, bytes | memoryview]]
+    ) -> ResultData | Failure:
+        """As `_outcome`, from the task's first call on: answers are written while the child is listened to."""
+        outcome: ResultData | Failure | None = None
+        async with trio.open_nursery() as nursery:
+            talk.calls = calls = Calls(
+                talk.record.task_id,
+                ask,
+                rules=self._rules,
+                new_id=self._call_ids.__next__,
+                max_unread=self._max_payload,
+                scope=nursery.cancel_scope,
+                counters=self._counters,
+            )
+            talk.record.deliver = calls.deliver
+            nursery.start_soon(calls.write_answers, talk.worker.sock)
+            try:
+                await calls.forward(first)
+                outcome = await self._outcome(talk, rest)
+            except _BROKEN as error:
+                outcome = _nonsense(error)
+            finally:
+                talk.record.deliver = None
+            nursery.cancel_scope.cancel()
+        outcome = calls.failure or outcome
+        assert outcome is not None
+        return outcome
+
+    def _result(self, talk: _Talk, payload: bytes | memoryview) -> ResultData | Failure:
+        result = one_value(payload)
+        if talk.metadata is None:
+            return ResultData(result=result)
+        custom, static, size = talk.metadata
+        if len(payload) + size > self._max_payload:
+            self._counters.limits["result_size"] += 1
+            message = f"The result and the data to be stored are too large: n8n takes at most {self._max_payload} bytes"
+            return Failure(message=message, kind="limit")
+        return ResultData(result=result, custom_data=custom, static_data=static)
 
     def _reported(self, failure: Failure) -> Failure:
         """A failure in the child's own words, which may be about a limit that it keeps to by itself."""
@@ -227,12 +278,18 @@ class Executor:
             self._counters.limits[failure.limit] += 1
         return failure
 
-    def _print(self, task_id: str, payload: bytes | memoryview, emit: Emit) -> None:
+    def _print(self, talk: _Talk, payload: bytes | memoryview) -> None:
+        talk.prints += 1
+        talk.printed += len(payload)
+        if talk.prints > MAX_PRINTS + 1 or talk.printed > _MAX_PRINT_BYTES:
+            # our own child keeps to its limits: this is a program that writes to the socket itself
+            raise FrameError("more than a worker ever sends")
         texts = msgspec.json.decode(payload, type=list[str])
+        task_id = talk.record.task_id
         log.info("[user code] %s", " ".join(unquote(text) for text in texts), extra={"task_id": task_id})
         self._counters.limits["prints"] += payload[: len(_PRINTS_CUT)] == _PRINTS_CUT
         params = Raw(msgspec.json.encode(texts))
-        emit(Rpc(call_id=next(self._call_ids), task_id=task_id, name="logNodeOutput", params=params))
+        talk.emit(Rpc(call_id=next(self._call_ids), task_id=task_id, name="logNodeOutput", params=params))
 
     async def _without_result(self, worker: Worker) -> Failure:
         status = await worker.wait_exit()
@@ -278,6 +335,36 @@ class Executor:
 
 
 _NEW_LINE = "\n"
+class _Talk:
+    """One task's conversation with its worker: who takes part, and what was said so far."""
+
+    __slots__ = ("ask", "calls", "emit", "metadata", "parser", "printed", "prints", "record", "worker")
+
+    def __init__(
+        self, worker: Worker, record: TaskRecord, emit: Emit, ask: Ask | None, limits: Mapping[int, int]
+    ) -> None:
+        self.worker = worker
+        self.record = record
+        self.emit = emit
+        self.ask = ask
+        self.parser = FrameParser(limits)
+        self.prints = self.printed = 0
+        self.calls: Calls | None = None
+        self.metadata: tuple[Raw | UnsetType, Raw | UnsetType, int] | None = None
+
+
+_BROKEN = (FrameError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoders raise for bytes that our own child would not send."""
+
+
+def _nonsense(error: BaseException) -> Failure:
+    return Failure(
+        message="Process completed but returned no result. This is likely an internal error.",
+        description=f"The worker process sent something that is no result: {error} [TR410]",
+        kind="worker",
+    )
+
+
 _INTERNAL = "The runner failed to run this task. This is likely an internal error."
 _VANISHED = (
     "The worker process is gone and nobody knows why; the runner replaces its workers. Run the node again. [TR409]"
@@ -323,62 +410,3 @@ def _size(count: int) -> str:
     if count < 1024:
         return f"{count} bytes"
     return f"{count / 1024:.1f} KB" if count < 1024 * 1024 else f"{count / 1024 / 1024:.1f} MB"
-
-
-async def _receive(worker: Worker, parser: FrameParser) -> Iterator[tuple[int, bytes | memoryview]] | None:
-    """The frames that the next bytes complete; None when the worker has hung up.
-
-    On the plain socket: trio's own would try to read in vain first, and yield once more after a read that succeeds.
-    """
-    room = parser.room
-    while True:
-        await trio.lowlevel.wait_readable(worker.sock)
-        try:
-            if room is not None:
-                count = _receive_into(worker, room)
-                return parser.fill(count) if count else None
-            data = worker.sock.recv(_RECEIVE)
-            return parser.feed(data) if data else None
-        except BlockingIOError:
-            continue
-        except ConnectionResetError:
-            return None
-
-
-def _receive_into(worker: Worker, room: memoryview) -> int:
-    """What is there of a large payload, and what comes while that is taken: a turn of the loop costs more than a try.
-
-    Raises as the socket does when there was nothing at all.
-    """
-    have = worker.sock.recv_into(room)
-    with suppress(BlockingIOError):
-        for _ in range(_TRIES):
-            if not have or have == len(room):
-                break
-            if not (count := worker.sock.recv_into(room[have:])):
-                break  # the end comes again
-            have += count
-    return have
-
-
-async def _send(worker: Worker, *parts: tuple[int, bytes | memoryview]) -> None:
-    """Writes frames of (kind, payload) in as few calls as the socket takes; user data is not copied."""
-    buffers: list[memoryview] = []
-    for kind, payload in parts:
-        buffers += [memoryview(frames.header(kind, len(payload))), memoryview(payload)]
-    started = False
-    while buffers:
-        try:
-            sent = worker.sock.sendmsg(buffers)
-        except BlockingIOError:
-            await trio.lowlevel.wait_writable(worker.sock)
-            continue
-        except (BrokenPipeError, ConnectionResetError):
-            if started:
-                raise
-            raise _DeadOnArrivalError from None
-        started = True
-        while buffers and sent >= len(buffers[0]):
-            sent -= len(buffers.pop(0))
-        if buffers:
-            buffers[0] = buffers[0][sent:]

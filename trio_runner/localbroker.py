@@ -12,18 +12,22 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Literal
 from urllib.parse import parse_qs
 
 import msgspec
 import trio
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 from wsproto.utilities import ProtocolError
 
 from trio_runner.http import Request, Response, serve
+from trio_runner.localhelpers import HelperFailed, carry_out
+from trio_runner.localworkflow import LocalWorkflow
 from trio_runner.log import get_logger
 from trio_runner.protocol.broker import Broker, BrokerAction, BrokerTerms, CloseRunner, ToRequester, ToRunner
 from trio_runner.protocol.messages import (
+    ForwardedDataRequest,
     ForwardedDone,
     ForwardedError,
     ForwardedRpc,
@@ -32,6 +36,7 @@ from trio_runner.protocol.messages import (
     RequesterMessage,
     RequesterRpcResponse,
     RequesterSettings,
+    RequesterTaskData,
     RequestExpired,
     ResultData,
     TaskReady,
@@ -39,6 +44,7 @@ from trio_runner.protocol.messages import (
     decode_from_runner,
     encode,
 )
+from trio_runner.protocol.requests import HELPERS, PREFIX
 from trio_runner.streams import Replay
 
 log = get_logger("localbroker")
@@ -63,6 +69,7 @@ class _Call(msgspec.Struct):
 
     settings: Raw
     on_print: OnPrint | None
+    workflow: LocalWorkflow
     done: trio.Event
     outcome: ResultData | dict[str, object] | None = None
     task_id: str | None = None
@@ -78,7 +85,11 @@ class LocalBroker:
         terms: BrokerTerms | None = None,
         max_payload: int = 1 << 30,
         machine: Broker | None = None,
+        workflow: LocalWorkflow | None = None,
     ) -> None:
+        """``workflow`` is what tasks find themselves in that are run without one of their own."""
+        self._workflow = workflow or LocalWorkflow()
+        self._to_help, self._helping = trio.open_memory_channel[tuple[ForwardedRpc, LocalWorkflow]](_QUEUE)
         self._auth_token = auth_token
         self._max_payload = max_payload
         self._grants: set[str] = set()
@@ -98,17 +109,22 @@ class LocalBroker:
         """Serves until cancelled; starts with the port."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_time)
+            nursery.start_soon(self._help)
             port = await nursery.start(partial(serve, self._answer, host, port, upgrade=self._serve_runner))
             task_status.started(port)
 
-    async def run_task(self, settings: bytes, on_print: OnPrint | None = None) -> ResultData:
+    async def run_task(
+        self, settings: bytes, on_print: OnPrint | None = None, workflow: LocalWorkflow | None = None
+    ) -> ResultData:
         """Runs one task on whichever runner takes it. ``settings`` is the JSON of a settings object.
+
+        What the program asks for besides its items comes from ``workflow``.
 
         Raises `TaskFailed`, or `trio.TooSlowError` when no runner takes the task in time. Cancellation cancels the
         task.
         """
         request_id = next(self._ids)
-        call = self._calls[request_id] = _Call(Raw(settings), on_print, trio.Event())
+        call = self._calls[request_id] = _Call(Raw(settings), on_print, workflow or self._workflow, trio.Event())
         try:
             self._request(TaskRequest(request_id=request_id, task_type="python"))
             await call.done.wait()
@@ -261,6 +277,8 @@ class LocalBroker:
             self._end(self._by_task.get(message.task_id), error if isinstance(error, dict) else {"message": str(error)})
         elif isinstance(message, ForwardedRpc):
             self._call_back(message)
+        elif isinstance(message, ForwardedDataRequest):
+            self._look_up(message)
 
     def _end(self, request_id: str | None, outcome: ResultData | dict[str, object] | None) -> None:
         call = self._calls.get(request_id or "")
@@ -274,10 +292,40 @@ class LocalBroker:
             if call is not None and call.on_print is not None:
                 with suppress(msgspec.ValidationError):  # no list: only a foreign runner does that
                     call.on_print(msgspec.json.decode(rpc.params, type=list[object]))
-            answer = RequesterRpcResponse(task_id=rpc.task_id, call_id=rpc.call_id, status="success", data=UNSET)
-        else:
-            data = Raw(b'"Method not allowed"')
-            answer = RequesterRpcResponse(task_id=rpc.task_id, call_id=rpc.call_id, status="error", data=data)
+            self._answer_call(rpc, UNSET)
+        elif not rpc.name.startswith(PREFIX) or rpc.name.removeprefix(PREFIX) not in HELPERS:
+            self._answer_call(rpc, Raw(b'"Method not allowed"'), "error")
+        elif call is not None:
+            self._to_help.send_nowait((rpc, call.workflow))
+
+    async def _help(self) -> None:
+        async with trio.open_nursery() as nursery:
+            async for rpc, workflow in self._helping:
+                nursery.start_soon(self._help_one, rpc, workflow)
+
+    async def _help_one(self, rpc: ForwardedRpc, workflow: LocalWorkflow) -> None:
+        try:
+            self._answer_call(rpc, await carry_out(rpc.name, rpc.params, workflow))
+        except HelperFailed as failed:
+            self._answer_call(rpc, Raw(msgspec.json.encode(failed.data)), "error")
+
+    def _answer_call(
+        self, rpc: ForwardedRpc, data: Raw | UnsetType, status: Literal["success", "error"] = "success"
+    ) -> None:
+        self._request(RequesterRpcResponse(task_id=rpc.task_id, call_id=rpc.call_id, status=status, data=data))
+
+    def _look_up(self, asked: ForwardedDataRequest) -> None:
+        call = self._calls.get(self._by_task.get(asked.task_id, ""))
+        if call is None:
+            return
+        try:
+            data = call.workflow.answer(msgspec.json.decode(asked.request_params))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            log.warning("A data request has no answer, as with n8n: %s", error)
+            return
+        answer = RequesterTaskData(
+            task_id=asked.task_id, request_id=asked.request_id, data=Raw(msgspec.json.encode(data))
+        )
         self._request(answer)
 
     async def _watch_time(self) -> None:

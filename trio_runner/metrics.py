@@ -71,6 +71,13 @@ def _tasks(counters: Counters) -> Iterator[Metric]:
     yield _histogram("trio_runner_task_run_seconds", "From the worker to the end of the task", counters.run)
     yield _histogram("trio_runner_task_queue_seconds", "From the acceptance of a task to its worker", counters.queue)
     yield _counters("trio_runner_limits_hit", "Tasks that met a limit", "limit", counters.limits)
+    meaning = "Calls of programs to n8n that were answered, or refused here"
+    calls = CounterMetricFamily("trio_runner_calls", meaning, labels=["method", "outcome"])
+    for method, outcomes in counters.calls.items():
+        for outcome, count in outcomes.items():
+            calls.add_metric([method, outcome], count)
+    yield calls
+    yield _histogram("trio_runner_call_seconds", "From a call of a program to n8n's answer", counters.call)
 
 
 def _brokers(state: Readiness, counters: Counters) -> Iterator[Metric]:

@@ -116,6 +116,7 @@ class Runner:
             task_timeout=config.task_timeout,
             max_payload=max_result,
             cpu_limit=confinement_of(config).cpu,
+            rules=config.calls,
             counters=self.counters,
         )
         self._idle_clock = IdleClock(config.auto_shutdown_timeout)

@@ -5,9 +5,10 @@ Owns the words for how a task ended. One record a task, thrown away with it; mus
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Literal, get_args
 
-from trio_runner.protocol.messages import TaskSettings
+from trio_runner.protocol.messages import TaskReply, TaskSettings
 
 Outcome = Literal["done", "error", "violation", "syntax", "limit", "worker", "settings", "cancelled", "cut_off", "lost"]
 OUTCOMES: Final[tuple[str, ...]] = get_args(Outcome)
@@ -17,8 +18,8 @@ class TaskRecord:
     """One task. Times are seconds of trio's clock."""
 
     __slots__ = (
-        *("aborted", "accepted_at", "broker", "bytes_in", "bytes_out", "ended_at", "leased_at", "outcome", "reason"),
-        *("settings", "task_id"),
+        *("aborted", "accepted_at", "broker", "bytes_in", "bytes_out", "deliver", "ended_at", "leased_at", "outcome"),
+        *("reason", "settings", "task_id"),
     )
 
     def __init__(self, task_id: str, settings: TaskSettings, *, broker: str, accepted_at: float) -> None:
@@ -37,6 +38,8 @@ class TaskRecord:
         self.bytes_in = memoryview(settings.items).nbytes  # now: they are let go of when the worker has them
         self.bytes_out = 0
         """Bytes of its items and of its result."""
+        self.deliver: Callable[[TaskReply], None] | None = None
+        """Takes n8n's answers to its calls; None for a task that has made none."""
 
     @property
     def queued(self) -> float:

@@ -32,9 +32,13 @@ from trio_runner.protocol.messages import (
     ErrorBody,
     InfoRequest,
     Refused,
+    Rpc,
+    RpcResponse,
     RunnerInfo,
     RunnerRegistered,
     TaskAccepted,
+    TaskDataRequest,
+    TaskDataResponse,
     TaskError,
     TaskOffer,
     TaskRejected,
@@ -545,25 +549,74 @@ def test_settings_while_aborting_start_nothing() -> None:
     assert commands(session.receive(settings("t"), 0.0)) == []
 
 
-def test_answers_reach_the_running_task() -> None:
+CALLS = {
+    "rpc": (
+        Rpc(call_id="c", task_id="t", name="helpers.httpRequest", params=Raw(b"[]")),
+        RpcResponse(task_id="t", call_id="c", status="success"),
+    ),
+    "data": (
+        TaskDataRequest(request_id="c", task_id="t", request_params=Raw(b"{}")),
+        TaskDataResponse(task_id="t", request_id="c", data=Raw(b"{}")),
+    ),
+}
+calls = pytest.mark.parametrize(("call", "answer"), CALLS.values(), ids=CALLS)
+
+
+@calls
+def test_a_call_of_a_running_task_is_sent_and_its_answer_delivered_once(call: Any, answer: Any) -> None:
     session = running()
-    for answer in answers("t"):
-        assert session.receive(answer, 0.0) == [Deliver("t", answer)]
+    assert session.call(call) == [Send(call)]
+    assert session.receive(answer, 0.0) == [Deliver("t", answer)]
+    assert session.receive(answer, 0.0) == []
 
 
+def test_answers_that_nobody_waits_for_are_dropped() -> None:
+    session = running()
+    session.call(CALLS["rpc"][0])
+    for answer in (RpcResponse(task_id="t", call_id="a print's", status="success"), *answers("t")[1:]):
+        assert session.receive(answer, 0.0) == []
+
+
+@calls
 @pytest.mark.parametrize("made", [offering, waiting, aborting])
-def test_answers_for_a_task_that_does_not_run_are_dropped(made: Callable[..., Session]) -> None:
+def test_a_task_that_does_not_run_asks_for_nothing_and_is_told_nothing(
+    made: Callable[..., Session], call: Any, answer: Any
+) -> None:
     session = made()
-    for answer in answers("t"):
-        assert commands(session.receive(answer, 0.0)) == []
+    assert session.call(call) == []
+    assert commands(session.receive(answer, 0.0)) == []
+
+
+@calls
+def test_calls_end_with_their_task(call: Any, answer: Any) -> None:
+    for end in (
+        lambda session: session.finish("t", done("t"), 0.0),
+        lambda session: session.receive(cancel("t"), 0.0),
+        lambda session: session.lose(),
+    ):
+        session = running()
+        session.call(call)
+        end(session)
+        assert of(session.receive(answer, 0.0), Deliver) == []
+        assert session.call(call) == []
+
+
+@calls
+def test_a_task_that_runs_on_while_the_broker_drains_goes_on_asking(call: Any, answer: Any) -> None:
+    session = running()
+    session.receive(Drain(), 0.0)
+    assert session.call(call) == [Send(call)]
+    assert session.receive(answer, 0.0) == [Deliver("t", answer)]
 
 
 def test_answers_go_to_no_task_but_their_own() -> None:
     session = running(2)
     session.receive(accept("u", "o2"), 0.0)
     session.receive(settings("u"), 0.0)
-    for answer in answers("u"):
-        assert session.receive(answer, 0.0) == [Deliver("u", answer)]
+    call, answer = CALLS["rpc"]
+    session.call(call)
+    assert session.receive(msgspec.structs.replace(answer, task_id="u"), 0.0) == []
+    assert session.receive(answer, 0.0) == [Deliver("t", answer)]
 
 
 # Gone

@@ -21,11 +21,21 @@ import trio
 from msgspec import Raw
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
+from trio_runner.calls import Ask
 from trio_runner.config import Config, load
 from trio_runner.errors import FatalError
 from trio_runner.executor import Emit
 from trio_runner.http import Request, Response, serve
-from trio_runner.protocol.messages import ErrorBody, ResultData, Rpc, TaskDone, TaskResult, TaskSettings
+from trio_runner.protocol.messages import (
+    ErrorBody,
+    ResultData,
+    Rpc,
+    RpcResponse,
+    TaskDone,
+    TaskReply,
+    TaskResult,
+    TaskSettings,
+)
 from trio_runner.protocol.session import task_error
 from trio_runner.streams import Replay, Wrapped
 from trio_runner.supervisor import Runner
@@ -173,21 +183,24 @@ class FakeExecutor:
 
     ``return N``: done at once with N. ``sleep N``: done after N seconds. ``print N``: N prints, then done. ``fail``: an
     error. ``hang``: until it is cancelled. ``die N``: until it is cancelled, and then N seconds more, as a worker that
-    does not want to go. ``result N``: done with N bytes.
+    does not want to go. ``result N``: done with N bytes. ``ask N``: a call with N bytes, done with its answer.
     """
 
     def __init__(self) -> None:
         self.running: set[str] = set()
         self.started: list[str] = []
         self.cancelled: list[str] = []
+        self.asked: list[str] = []
         self.most = 0
 
-    async def run(self, task_id: str, settings: TaskSettings, emit: Emit, record: TaskRecord) -> TaskResult:
+    async def run(self, task_id: str, settings: TaskSettings, emit: Emit, record: TaskRecord, ask: Ask) -> TaskResult:
         self.running.add(task_id)
         record.leased_at = trio.current_time()
         self.started.append(task_id)
         self.most = max(self.most, len(self.running))
         try:
+            if settings.code.startswith("ask "):
+                return await self._ask(task_id, int(settings.code[4:]), record, ask)
             result = await self._run(task_id, settings.code, emit)
             record.end("done" if isinstance(result, TaskDone) else "error", trio.current_time())
             return result
@@ -196,6 +209,16 @@ class FakeExecutor:
             raise
         finally:
             self.running.discard(task_id)
+
+    async def _ask(self, task_id: str, size: int, record: TaskRecord, ask: Ask) -> TaskResult:
+        answers, answered = trio.open_memory_channel[TaskReply](1)
+        record.deliver = answers.send_nowait
+        params = Raw(b'["' + b"x" * size + b'"]')
+        await ask(Rpc(call_id=f"call of {task_id}", task_id=task_id, name="helpers.httpRequest", params=params))
+        self.asked.append(task_id)
+        answer = await answered.receive()
+        assert isinstance(answer, RpcResponse)
+        return TaskDone(task_id=task_id, data=ResultData(result=answer.data))
 
     async def _run(self, task_id: str, code: str, emit: Emit) -> TaskResult:
         word, _, argument = code.partition(" ")

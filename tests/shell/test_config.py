@@ -23,6 +23,7 @@ from trio_runner.config import (
     load,
     without_secrets,
 )
+from trio_runner.protocol.requests import HELPERS, CallRules
 from trio_runner.sandbox.policy import (
     DEFAULT_BUILTINS_DENY,
     RELAXED_BUILTINS_DENY,
@@ -83,6 +84,7 @@ def test_an_environment_with_only_a_token_gives_the_defaults_of_the_reference() 
         "heartbeat_interval": 30,
         "policy": Policy(),
         "confinement": Confinement(memory=2048 * 1024 * 1024),
+        "calls": CallRules(),
         "preload": None,
         "allow_transitive_imports": False,
         "health": None,
@@ -730,12 +732,42 @@ SPECIFIED = """
     OTEL_EXPORTER_OTLP_TRACES_HEADERS N8N_OTEL_ENABLED N8N_OTEL_EXPORTER_OTLP_ENDPOINT
     N8N_OTEL_EXPORTER_OTLP_TRACING_PATH N8N_OTEL_EXPORTER_OTLP_HEADERS N8N_OTEL_TRACES_SAMPLE_RATE
     N8N_RUNNERS_TASK_BROKER_DNS_INTERVAL N8N_RUNNERS_TASK_BROKER_CA
+    N8N_RUNNERS_HELPERS_ALLOW N8N_RUNNERS_DATA_ALLOW
 """
 
 
 def test_the_table_names_every_variable_of_the_specification_with_a_meaning() -> None:
     assert set(VARIABLES) == set(SPECIFIED.split())
     assert all(name == variable.name and variable.meaning for name, variable in VARIABLES.items())
+
+
+# What programs may ask n8n for
+
+
+@pytest.mark.parametrize(
+    ("helpers", "allowed"),
+    [
+        ("*", HELPERS),
+        ("httpRequest, helpers.binaryToString", {"httpRequest", "binaryToString"}),
+        ("none", frozenset()),
+        ("", frozenset()),
+    ],
+)
+def test_helpers_are_allowed_by_name_with_or_without_their_prefix(helpers: str, allowed: frozenset[str]) -> None:
+    loaded = read(N8N_RUNNERS_HELPERS_ALLOW=helpers)
+    assert loaded.config.calls.helpers == allowed
+    assert loaded.warnings == ()
+
+
+def test_data_is_allowed_by_kind() -> None:
+    assert config().calls.data == {"workflow", "input", "nodes", "env"}
+    assert config(N8N_RUNNERS_DATA_ALLOW="input,nodes").calls.data == {"input", "nodes"}
+    assert config(N8N_RUNNERS_DATA_ALLOW="none").calls.data == frozenset()
+
+
+def test_an_unknown_helper_allows_nothing_and_is_warned_about() -> None:
+    text = warning(N8N_RUNNERS_HELPERS_ALLOW="httpRequest,getBinaryStream")
+    assert text.startswith("N8N_RUNNERS_HELPERS_ALLOW: 'getBinaryStream' allows nothing. What can be allowed: assert")
 
 
 # The sandbox

@@ -460,6 +460,51 @@ async def test_answers_to_prints_are_taken_and_forgotten() -> None:
         assert rig.executor.running == {"t"}
 
 
+# Calls
+
+
+def response(task_id: str, data: bytes = b"7") -> RpcResponse:
+    return RpcResponse(task_id=task_id, call_id=f"call of {task_id}", status="success", data=Raw(data))
+
+
+async def test_a_call_goes_out_and_its_answer_reaches_the_task_that_asked() -> None:
+    async with rigged() as rig:
+        rig.start("t", "ask 10")
+        await wait_all_tasks_blocked()
+        assert isinstance(rig.messages[-1], Rpc)
+        rig.dispatcher.receive(response("t"))
+        await wait_all_tasks_blocked()
+        assert rig.messages[-1] == done("t", b"7") or done("t", b"7") in rig.messages
+
+
+async def test_an_answer_that_comes_after_a_cancel_goes_nowhere() -> None:
+    async with rigged() as rig:
+        rig.start("t", "ask 10")
+        await wait_all_tasks_blocked()
+        rig.receive(TaskCancel(task_id="t", reason="Task cancelled by user"))
+        rig.dispatcher.receive(response("t"))
+        await wait_all_tasks_blocked()
+        assert rig.executor.cancelled == ["t"]
+        assert not any(isinstance(message, TaskDone) for message in rig.messages)
+
+
+async def test_large_calls_leave_one_at_a_time_and_offers_wait_for_them(autojump_clock: MockClock) -> None:
+    async with rigged(3) as rig:
+        before = len(rig.offers)
+        rig.hold = trio.Event()
+        rig.start("a", f"ask {2 * PIECE}", "o1")
+        rig.start("b", f"ask {2 * PIECE}", "o2")
+        await wait_all_tasks_blocked()
+        assert rig.executor.asked == []
+        assert rig.inbox.statistics().current_buffer_used <= 2  # an acceptance and one call at most
+        await trio.sleep(6)  # offers have lapsed meanwhile
+        assert len(rig.offers) == before
+        rig.hold.set()
+        await wait_all_tasks_blocked()
+        assert sorted(rig.executor.asked) == ["a", "b"]
+        assert len(rig.offers) > before
+
+
 # Draining and ends
 
 

@@ -218,7 +218,7 @@ async def test_a_runner_gets_a_task_and_its_prints_and_result_come_back() -> Non
             "status": "success",
         }
         assert caller.prints == [["'a'", "1"]], "a print comes out as it happens"
-        await runner.send("runner:rpc", callId="2", taskId=task_id, name="helpers.httpRequest", params=[])
+        await runner.send("runner:rpc", callId="2", taskId=task_id, name="helpers.copyBinaryFile", params=[])
         answer = await runner.next()
         assert (answer["status"], answer["data"]) == ("error", "Method not allowed")
         await runner.send("runner:taskdone", taskId=task_id, data={"result": [{"json": {}}]})

@@ -30,12 +30,14 @@ from trio_runner.protocol.messages import (
     InfoRequest,
     NodeTypes,
     Refused,
+    Rpc,
     RpcResponse,
     RunnerInfo,
     RunnerMessage,
     RunnerRegistered,
     TaskAccepted,
     TaskCancel,
+    TaskDataRequest,
     TaskDataResponse,
     TaskError,
     TaskOffer,
@@ -154,6 +156,8 @@ class _Offer(msgspec.Struct, frozen=True):
 class _Task(msgspec.Struct):
     state: TaskState
     settings_due: float
+    calls: set[str] | None = None
+    """The ids of what it has asked for and not got yet."""
 
 
 class Session:
@@ -253,10 +257,8 @@ class Session:
                 self._start(message, now, actions)
             case TaskCancel():
                 self._cancel(message, actions)
-            case RpcResponse() | TaskDataResponse() | NodeTypes():
-                task = self._tasks.get(message.task_id)
-                if task is not None and task.state is TaskState.RUNNING:
-                    actions.append(Deliver(message.task_id, message))
+            case RpcResponse(call_id=call_id) | TaskDataResponse(request_id=call_id) | NodeTypes(request_id=call_id):
+                self._deliver(message, call_id, actions)
             case Drain():
                 actions.append(Note("info", "Broker is draining: no more offers, running tasks may finish"))
                 self._stop_offering()
@@ -310,6 +312,19 @@ class Session:
             self._offers[offer_id] = _Offer(lapses_at, lapses_at + self._terms.slack, now)
             actions.append(Send(TaskOffer(offer_id=offer_id, task_type=self._task_type, valid_for=valid_for_ms)))
         return actions
+
+    def call(self, message: Rpc | TaskDataRequest) -> list[Action]:
+        """A running task asks n8n for something. The answer is delivered for as long as the task runs.
+
+        Prints, whose answers nobody waits for, need not pass here.
+        """
+        task = self._tasks.get(message.task_id)
+        if task is None or task.state is not TaskState.RUNNING:
+            return []  # it is being stopped: nobody would take the answer
+        if task.calls is None:
+            task.calls = set()
+        task.calls.add(message.call_id if isinstance(message, Rpc) else message.request_id)
+        return [Send(message)]
 
     def finish(self, task_id: str, result: TaskResult | None, now: float) -> list[Action]:
         """A started task has ended and nothing of it is left. After a cancel or a lost connection nothing is sent."""
@@ -398,6 +413,13 @@ class Session:
         elif task.state is TaskState.RUNNING:
             task.state = TaskState.ABORTING
             actions.append(AbortTask(task_id, message.reason))
+
+    def _deliver(self, message: TaskReply, call_id: str, actions: list[Action]) -> None:
+        """Once for each call: an answer that nobody waits for (a print's, one that came before) goes no further."""
+        task = self._tasks.get(message.task_id)
+        if task is not None and task.state is TaskState.RUNNING and task.calls is not None and call_id in task.calls:
+            task.calls.remove(call_id)
+            actions.append(Deliver(message.task_id, message))
 
     def _stop_offering(self) -> None:
         self._offers.clear()
