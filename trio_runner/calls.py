@@ -67,7 +67,8 @@ class Calls:
             # our own channel waits before that: this is a program that writes to the socket itself
             raise FrameError("more calls at once than a worker ever makes")
         if self._made > MAX_CALLS:
-            self._fail(f"A task can make at most {MAX_CALLS} calls to n8n", "Let it ask for more with each of them.")
+            message = f"A task can make at most {MAX_CALLS} calls to n8n"
+            self._fail(message, "Let it ask for more with each of them. [TR432]")
             return
         call_id = self._new_id()
         method = name.removeprefix(PREFIX) if name else DATA_CALL
@@ -122,7 +123,7 @@ class Calls:
         if self._unread > self._max_unread and self._unwritten > 1:
             self._fail(
                 f"The program asked for more than {self._max_unread} bytes and did not read them",
-                "Let it ask for less at a time.",
+                "Let it ask for less at a time. [TR432]",
             )
         if self.failure is None:
             with suppress(trio.BrokenResourceError):  # the child is gone, and its task is about to end
@@ -154,9 +155,10 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 _HELPER_REFUSED = (
-    "The helper {0} is not allowed here. To allow it, the runner's operator adds {0} to N8N_RUNNERS_HELPERS_ALLOW."
+    "The helper {0} is not allowed here. "
+    "To allow it, the runner's operator adds {0} to N8N_RUNNERS_HELPERS_ALLOW. [TR433]"
 )
 _DATA_REFUSED = (
     "The program asked n8n for data ({0}) that it is not allowed to see. "
-    "To allow it, the runner's operator adds {0} to N8N_RUNNERS_DATA_ALLOW."
+    "To allow it, the runner's operator adds {0} to N8N_RUNNERS_DATA_ALLOW. [TR433]"
 )

@@ -335,6 +335,8 @@ class Executor:
 
 
 _NEW_LINE = "\n"
+
+
 class _Talk:
     """One task's conversation with its worker: who takes part, and what was said so far."""
 
