@@ -146,7 +146,7 @@ async def _whole(program: Program, environ: dict[str, str], console: _Console) -
         config = load({**environ, BROKER_URI.name: f"http://127.0.0.1:{port}"}).config
         nursery.start_soon(serve, Runner(config, environment=environ))
         try:
-            outcome = await broker.run_task(program.settings(), console.print)
+            outcome = await broker.run_task(program.settings(), console.print, program.workflow)
         except (TaskFailed, trio.TooSlowError) as failed:
             outcome = failed
         nursery.cancel_scope.cancel()
