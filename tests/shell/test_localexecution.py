@@ -270,13 +270,13 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, derandomize=True)
+@settings(deadline=None, derandomize=True, max_examples=40)
 @given(st.dictionaries(st.text(max_size=3), json_values, max_size=3) | st.lists(json_values, max_size=3))
 def test_the_database_s_form_is_read_back_as_what_it_was(value: Any) -> None:
     assert unflatten(flat(value)) == value
 
 
-@settings(deadline=None, derandomize=True)
+@settings(deadline=None, derandomize=True, max_examples=40)
 @given(json_values, st.sampled_from(["workflowData", "data", "id", "mode", "runs", "stack"]))
 def test_whatever_stands_in_an_export_the_outcome_is_a_replay_or_a_sentence(odd: Any, place: str) -> None:
     for found in (execution(**{place: odd}), execution(runs={"Code": odd}), execution(runs={"Code": [odd]}), odd):
