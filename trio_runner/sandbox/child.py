@@ -30,7 +30,11 @@ from trio_runner.sandbox.workflow import Workflow
 _GC_THRESHOLD = 50_000
 REHEARSALS = 12
 """Enough for every interpreter from 3.11 on to have rewritten what it is going to (it starts after 2 to 8 runs)."""
-_REHEARSED = ("return [{'json': {'n': len(_items)}}]", "return {'n': _item['json']['a']}")
+_REHEARSED = (
+    ("return [{'json': {'n': len(_items)}}]", False),
+    ("return {'n': _item['json']['a']}", True),
+    ("return [_input.first().json.a, _input.all(), _json, _helpers, _('A'), _ifEmpty('', 1)]", False),
+)
 _LESS_MEMORY = "Let the program hold less at a time, or the runner's operator raises N8N_RUNNERS_TASK_MEMORY. [TR402]"
 _SMALLER_RESULT = (
     "Return less, or in several runs. To allow more, the operator raises N8N_RUNNERS_MAX_PAYLOAD for n8n and for the "
@@ -119,11 +123,12 @@ def rehearse(policy: Policy) -> None:
     ours, theirs = _socket.socketpair()
     stdout, stderr = sys.stdout, sys.stderr
     try:
-        for each_item in (False, True) * REHEARSALS:
+        for source, each_item in _REHEARSED * REHEARSALS:
             prepared = Prepared(policy, 65536)
             prepared.hides_modules = False
-            verdict = compiling.examine(_REHEARSED[each_item], each_item, policy)
-            frames.send(ours, frames.RUN, frames.encode(Run(_REHEARSED[each_item], each_item, b"null", verdict.code)))
+            verdict = compiling.examine(source, each_item, policy)
+            run = Run(source, each_item, b"null", verdict.code, verdict.uses, verdict.nodes)
+            frames.send(ours, frames.RUN, frames.encode(run))
             frames.send(ours, frames.ITEMS, b'[{"json":{"a":1}}]')
             task = _receive(theirs, prepared)
             assert task is not None

@@ -14,31 +14,38 @@ from typing import Any, NoReturn
 
 def harden(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """``function`` behind an object whose attributes cannot be read, set or deleted, and whose repr is a builtin's."""
+    return _Hardened(function, name)
 
-    def refuse(attribute: str) -> NoReturn:
-        raise AttributeError(f"'builtin_function_or_method' object has no attribute '{attribute}'")
 
-    class Hardened:
-        __slots__ = ()
+class _Hardened:
+    __slots__ = ("_function", "_name")
 
-        def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-            return function(*args, **kwargs)
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        _set_function(self, function)
+        _set_name_of_function(self, name)
 
-        def __getattribute__(self, attribute: str) -> Any:
-            refuse(attribute)
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return _function_of(self)(*args, **kwargs)
 
-        def __setattr__(self, attribute: str, value: object) -> None:
-            refuse(attribute)
+    def __getattribute__(self, attribute: str) -> Any:
+        _refuse(attribute)
 
-        def __delattr__(self, attribute: str) -> None:
-            refuse(attribute)
+    def __setattr__(self, attribute: str, value: object) -> None:
+        _refuse(attribute)
 
-        def __repr__(self) -> str:
-            return f"<built-in function {name}>"
+    def __delattr__(self, attribute: str) -> None:
+        _refuse(attribute)
 
-    Hardened.__name__ = Hardened.__qualname__ = "builtin_function_or_method"
-    Hardened.__module__ = "builtins"
-    return Hardened()
+    def __repr__(self) -> str:
+        return f"<built-in function {_name_of_function(self)}>"
+
+
+_Hardened.__name__ = _Hardened.__qualname__ = "builtin_function_or_method"
+_Hardened.__module__ = "builtins"
+
+
+def _refuse(attribute: str) -> NoReturn:
+    raise AttributeError(f"'builtin_function_or_method' object has no attribute '{attribute}'")
 
 
 def facade(
@@ -52,14 +59,17 @@ def facade(
     ``other`` answers for names that are neither. All can be read in brackets as well; nothing can be set. ``name`` is
     what it is called in errors.
     """
-    known = {key: harden(value, key) if isinstance(value, _FUNCTIONS) else value for key, value in values.items()}
+    known = dict(values)
     getters = properties or {}
 
     def look_up(attribute: object) -> object:
         if type(attribute) is not str:
             raise TypeError(f"{name}[…] takes a text, not {type(attribute).__name__}")
         if attribute in known:
-            return known[attribute]
+            value = known[attribute]
+            if isinstance(value, _FUNCTIONS):  # few of them are ever asked for
+                value = known[attribute] = harden(value, attribute)
+            return value
         if attribute in getters:
             return getters[attribute]()
         if other is not None and not attribute.startswith("__"):
@@ -98,8 +108,14 @@ class _Facade:
         return f"<{_name_of(self)}>"
 
 
-_slots: dict[str, Any] = {name: vars(_Facade)[name] for name in _Facade.__slots__}
-_name_of, _set_name = _slots["_name"].__get__, _slots["_name"].__set__
-_look_up_of, _set_look_up = _slots["_look_up"].__get__, _slots["_look_up"].__set__
-for _slot in _slots:  # without the descriptors there is no way from an instance to what is behind it
-    delattr(_Facade, _slot)
+def _hide(owner: type, slot: str) -> tuple[Callable[[object], Any], Callable[[object, object], None]]:
+    """How to read and to set a slot; nobody else can: without its descriptor no way leads from an instance to it."""
+    descriptor: Any = vars(owner)[slot]
+    delattr(owner, slot)
+    return descriptor.__get__, descriptor.__set__
+
+
+_function_of, _set_function = _hide(_Hardened, "_function")
+_name_of_function, _set_name_of_function = _hide(_Hardened, "_name")
+_look_up_of, _set_look_up = _hide(_Facade, "_look_up")
+_name_of, _set_name = _hide(_Facade, "_name")
