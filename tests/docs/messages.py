@@ -49,9 +49,10 @@ class Message(msgspec.Struct, frozen=True):
         return f"{self.module}:{self.line}"
 
 
-def all_messages() -> list[Message]:
+@cache
+def all_messages() -> tuple[Message, ...]:
     """Of the whole package."""
-    return [message for path in sorted(PACKAGE.rglob("*.py")) for message in messages_of(path)]
+    return tuple(message for path in sorted(PACKAGE.rglob("*.py")) for message in messages_of(path))
 
 
 def messages_of(path: Path) -> Iterator[Message]:
