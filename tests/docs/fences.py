@@ -22,7 +22,7 @@ DOCUMENTS = (
     ),
 )
 _FENCE = re.compile(r"^( *)```(\S*)[ \t]*(.*?)\n(.*?)^\1```[ \t]*$", re.MULTILINE | re.DOTALL)
-_COMMENT = re.compile(r"<!-- (items|settings): (.*?) -->\s*\Z", re.DOTALL)
+_COMMENT = re.compile(r"<!-- (items|settings): ((?:(?!-->).)*?) -->\s*\Z", re.DOTALL)
 
 
 class Fence(msgspec.Struct, frozen=True):

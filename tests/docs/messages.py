@@ -59,9 +59,11 @@ def messages_of(path: Path) -> Iterator[Message]:
     """Of one module."""
     module = str(path.relative_to(PACKAGE))
     tree = _tree(path)
+    everywhere = {**_imported(tree), **_assigned(tree.body)}
     for scope in _scopes(tree):
-        names = {**_imported(tree), **_assigned(tree.body), **_assigned(list(_own_nodes(scope)))}
-        for node in _own_nodes(scope):
+        own = list(_own_nodes(scope))
+        names = {**everywhere, **_assigned(own)}
+        for node in own:
             for expression in _texts(node, scope):
                 for text in sorted(_templates(expression, names)):
                     if text.strip(f"{GAP} .:;,()-\n[]'\"") and " " in text.strip():
