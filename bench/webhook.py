@@ -111,23 +111,9 @@ def _n8n() -> Iterator[N8n]:
         n8n.ensure(LOG_LEVEL="warn")
         ours = n8n.runner(Path(scratch) / "python.log")
         stack.callback(ours.end)
-        javascript = _javascript_runner(n8n, Path(scratch) / "javascript.log")
+        javascript = n8n.javascript_runner(Path(scratch) / "javascript.log")
         stack.callback(javascript.end)
         yield n8n
-
-
-def _javascript_runner(n8n: N8n, log: Path) -> Process:
-    """The runner that n8n ships, started as a launcher would."""
-    (node,) = n8n.folder.glob("node24/node_modules/node-linux-*/bin/node")
-    script = n8n.folder / "node_modules" / "@n8n" / "task-runner" / "dist" / "start.js"
-    environment = clean_environment(
-        N8N_RUNNERS_TASK_BROKER_URI=n8n.broker_uri,
-        N8N_RUNNERS_GRANT_TOKEN=n8n.grant_token(),
-        N8N_RUNNERS_MAX_CONCURRENCY="5",
-        NODE_ENV="production",
-        HOME=os.environ.get("HOME", "/"),
-    )
-    return Process([str(node), str(script)], log, environment)
 
 
 if __name__ == "__main__":

@@ -367,6 +367,20 @@ class N8n:
             raise
         return started
 
+    def javascript_runner(self, log: Path, **env: str) -> Process:
+        """The runner that n8n ships for JavaScript, started as a launcher would."""
+        (node,) = self.folder.glob("node24/node_modules/node-linux-*/bin/node")
+        script = self.folder / "node_modules" / "@n8n" / "task-runner" / "dist" / "start.js"
+        environment = clean_environment(
+            N8N_RUNNERS_TASK_BROKER_URI=self.broker_uri,
+            N8N_RUNNERS_GRANT_TOKEN=self.grant_token(),
+            N8N_RUNNERS_MAX_CONCURRENCY="5",
+            NODE_ENV="production",
+            HOME=os.environ.get("HOME", "/"),
+            **env,
+        )
+        return Process([str(node), str(script)], log, environment)
+
     # -- calls
 
     def call(

@@ -1,0 +1,390 @@
+"""n8n's names for Python code against a real n8n: each gives what the JavaScript node gives for the same expression.
+
+One workflow has both nodes behind the same items; what they returned is read from the execution that n8n stored.
+Needs minutes, and an installation of n8n; therefore marked `n8n`:  pytest -m n8n
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.n8n_server import NOT_FINISHED, Admin, Answer, N8n, Process, eventually, install, latest, tail
+
+pytestmark = pytest.mark.n8n
+
+STDLIB = "time,base64,json,datetime"
+SOURCE = """return [
+  {json: {n: 1, name: 'Ada', tags: ['a', 'b'], deep: {x: {y: 1}}}, pairedItem: {item: 0}},
+  {json: {n: 2, name: 'Björn', tags: [], deep: {}}, pairedItem: {item: 0}},
+  {json: {n: 3, name: '李', tags: ['c'], deep: {x: null}}, pairedItem: {item: 0}},
+];"""
+
+ALL_ITEMS = {
+    # name: (JavaScript, Python)
+    "input all": ("$input.all().map(i => i.json)", "[i['json'] for i in _input.all()]"),
+    "input all, dots": ("$input.all().map(i => i.json.name)", "[i.json.name for i in _input.all()]"),
+    "input first": ("$input.first().json", "_input.first().json"),
+    "input last": ("$input.last().json.name", "_input.last()['json']['name']"),
+    "input item": ("$input.item.json", "_input.item.json"),
+    "input pairs": ("$input.all().map(i => i.pairedItem)", "[i.pairedItem for i in _input.all()]"),
+    "input params": ("$input.params.mode", "_input.params.mode"),
+    "deep": ("$input.first().json.deep.x.y", "_input.first().json.deep.x.y"),
+    "node all": ("$('Source').all().map(i => i.json.n)", "[i.json.n for i in _('Source').all()]"),
+    "node first": ("$('Source').first().json", "_('Source').first().json"),
+    "node last": ("$('Source').last().json.tags", "_('Source').last().json.tags"),
+    "node item": ("$('Source').item.json.n", "_('Source').item.json.n"),
+    "node matching": (
+        "[0, 1, 2].map(i => $('Source').itemMatching(i).json.n)",
+        "[_('Source').itemMatching(i).json.n for i in range(3)]",
+    ),
+    "node matching far": ("$('Source').itemMatching(2).json.name", "_('Source').itemMatching(2).json.name"),
+    "node executed": (
+        "[$('Source').isExecuted, $('Never').isExecuted]",
+        "[_('Source').isExecuted, _('Never').isExecuted]",
+    ),
+    "node params": ("$('Middle').params.includeOtherFields", "_('Middle').params.includeOtherFields"),
+    "node table": ("$node['Webhook'].json.body", "_node['Webhook'].json.body"),
+    "workflow": (
+        "[$workflow.id, $workflow.name, $workflow.active]",
+        "[_workflow.id, _workflow.name, _workflow.active]",
+    ),
+    "execution": ("[$execution.id, $execution.mode]", "[_execution.id, _execution.mode]"),
+    "resume url": ("$execution.resumeUrl", "_execution.resumeUrl"),
+    "prev node": (
+        "[$prevNode.name, $prevNode.outputIndex, $prevNode.runIndex]",
+        "[_prevNode.name, _prevNode.outputIndex, _prevNode.runIndex]",
+    ),
+    "run index": ("$runIndex", "_runIndex"),
+    "vars": ("Object.keys($vars)", "list(_vars)"),
+    "now": (
+        "Math.abs($now.toMillis() - Date.now()) < 60000",
+        "abs(_now.toMillis() - __import__('time').time() * 1000) < 60000",
+    ),
+    "today": ("$today.toISODate()", "_today.toISODate()"),
+    "today iso": ("$today.toISO()", "_today.toISO()"),
+    "jmespath": (
+        "$jmespath($input.all(), '[?json.n > `1`].json.name')",
+        "_jmespath(_input.all(), '[?json.n > `1`].json.name')",
+    ),
+    "parameter": ("$parameter.mode", "_parameter.mode"),
+}
+EACH_ITEM = {
+    "json": ("$json", "_json"),
+    "json name": ("$json.name", "_json.name"),
+    "item": ("$input.item.json.n", "_input.item.json.n"),
+    "item index": ("$itemIndex", "_itemIndex"),
+    "matching": ("$('Source').item.json.n", "_('Source').item.json.n"),
+    "matching deeper": ("$('Webhook').item.json.body", "_('Webhook').item.json.body"),
+    "binary": ("Object.keys($binary)", "list(_binary)"),
+}
+
+
+def node(name: str, kind: str, version: float, **parameters: Any) -> dict[str, Any]:
+    return {
+        "id": f"n-{name.lower().replace(' ', '-')}",
+        "name": name,
+        "type": f"n8n-nodes-base.{kind}",
+        "typeVersion": version,
+        "position": [0, 0],
+        "parameters": parameters,
+    }
+
+
+def javascript(name: str, code: str, mode: str = "runOnceForAllItems") -> dict[str, Any]:
+    return node(name, "code", 2, jsCode=code, mode=mode)
+
+
+def python(name: str, code: str, mode: str = "runOnceForAllItems") -> dict[str, Any]:
+    return node(name, "code", 2, language="pythonNative", pythonCode=code, mode=mode)
+
+
+def webhook(path: str, **options: Any) -> dict[str, Any]:
+    parameters = {"httpMethod": "POST", "path": path, "responseMode": "lastNode", "responseData": "allEntries"}
+    return {**node("Webhook", "webhook", 2, **parameters, options=options), "webhookId": f"wh-{path}"}
+
+
+MIDDLE = node(
+    "Middle",
+    "set",
+    3.4,
+    assignments={"assignments": [{"id": "m1", "name": "middle", "type": "string", "value": "=m{{ $json.n }}"}]},
+    includeOtherFields=True,
+    options={},
+)
+
+
+def workflow(
+    path: str, *chain: dict[str, Any], ends: list[dict[str, Any]], apart: Iterable[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """Nodes one behind the other, then ``ends``, each behind the last of them. Nothing leads to those ``apart``."""
+    line = [webhook(path), *chain]
+    links = {before["name"]: [after["name"]] for before, after in pairwise(line)}
+    links[line[-1]["name"]] = [end["name"] for end in ends]
+    return {
+        "id": f"wf-{path}",
+        "name": path,
+        "active": True,
+        "nodes": [*line, *ends, *apart],
+        "connections": {
+            name: {"main": [[{"node": target, "type": "main", "index": 0} for target in targets]]}
+            for name, targets in links.items()
+        },
+        "settings": {"executionOrder": "v1"},
+        "pinData": {},
+    }
+
+
+def in_javascript(pairs: dict[str, tuple[str, str]]) -> str:
+    """Each expression by itself: one that fails gives its error."""
+    lines = ",\n".join(f"  [{json.dumps(name)}, () => {code}]" for name, (code, _) in pairs.items())
+    return (
+        f"const asked = [\n{lines}\n];\nconst found = {{}};\n"
+        "for (const [name, ask] of asked) { try { found[name] = ask() } catch (e) { found[name] = 'error: ' + e.message } }\n"
+        "return {json: {found}};"
+    )
+
+
+def in_python(pairs: dict[str, tuple[str, str]]) -> str:
+    lines = ",\n".join(f"  ({json.dumps(name)}, lambda: {code})" for name, (_, code) in pairs.items())
+    return (
+        f"asked = [\n{lines}\n]\nfound = {{}}\n"
+        "for name, ask in asked:\n  try:\n    found[name] = ask()\n  except Exception as e:\n    found[name] = f'error: {e}'\n"
+        "return {'json': {'found': found}}"
+    )
+
+
+class Site:
+    """A real n8n with our runner and with its own for JavaScript."""
+
+    def __init__(self, n8n: N8n, folder: Path) -> None:
+        self.n8n = n8n
+        self._folder = folder
+
+    def run(self, workflow: dict[str, Any], **call: Any) -> dict[str, Any]:
+        """Puts a workflow into n8n, calls it and returns the execution that n8n stored."""
+        path = workflow["name"]
+        if not (file := self._folder / f"{path}.json").exists():
+            file.write_text(json.dumps(workflow))
+            Admin(self.n8n.port).sync(self._folder)
+        before = self.n8n.newest()
+
+        def called() -> Answer | None:
+            answer = self.n8n.call(path, **call)
+            return None if answer.status == 404 else answer  # n8n opens the webhook in its own time
+
+        answer = eventually(called, f"the webhook of {path}")
+
+        def finished() -> dict[str, Any] | None:
+            for execution in latest(self.n8n.data, 20):
+                if execution["id"] > before and execution["workflow"] == path:
+                    return None if execution["status"] in NOT_FINISHED else execution
+            return None
+
+        execution = eventually(finished, f"the stored execution of {path}; n8n answered {answer}", every=0.1)
+        assert execution is not None
+        return execution
+
+
+def items(execution: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    assert execution["status"] == "success", execution["result"].get("error")
+    found: list[dict[str, Any]] = execution["result"]["runData"][name][0]["data"]["main"][0]
+    return found
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    scratch = tmp_path_factory.mktemp("names")
+    (scratch / "workflows").mkdir()
+    n8n = N8n(install(), scratch / "n8n")
+    (scratch / "n8n").mkdir()
+    processes: list[Process] = []
+    try:
+        n8n.ensure(N8N_DEFAULT_BINARY_DATA_MODE="filesystem", GENERIC_TIMEZONE="Asia/Tokyo")
+        processes.append(
+            n8n.runner(scratch / "python.log", N8N_RUNNERS_STDLIB_ALLOW=STDLIB, GENERIC_TIMEZONE="Asia/Tokyo")
+        )
+        processes.append(n8n.javascript_runner(scratch / "javascript.log", GENERIC_TIMEZONE="Asia/Tokyo"))
+        yield Site(n8n, scratch / "workflows")
+    finally:
+        for process in processes:
+            process.end()
+        n8n.close()
+        print(f"--- n8n\n{tail(n8n.log, 40)}\n--- runner\n{tail(scratch / 'python.log', 40)}")
+
+
+def compare(execution: dict[str, Any]) -> None:
+    """What the nodes Py and Js found, item by item."""
+    pairs = zip(items(execution, "Py"), items(execution, "Js"), strict=True)
+    for number, (python_item, javascript_item) in enumerate(pairs):
+        found, expected = python_item["json"]["found"], javascript_item["json"]["found"]
+        assert found.keys() == expected.keys()
+        differences = [
+            f"{name}: {found[name]!r}, not {expected[name]!r}" for name in found if found[name] != expected[name]
+        ]
+        assert not differences, f"item {number}: what Python gave, not what JavaScript gave:\n" + "\n".join(differences)
+
+
+def test_every_name_gives_what_javascript_gives_for_all_items(site: Site) -> None:
+    ends = [javascript("Js", in_javascript(ALL_ITEMS)), python("Py", in_python(ALL_ITEMS))]
+    never = node("Never", "noOp", 1)
+    compare(site.run(workflow("names-all", javascript("Source", SOURCE), MIDDLE, ends=ends, apart=[never])))
+
+
+def test_every_name_gives_what_javascript_gives_for_each_item(site: Site) -> None:
+    mode = "runOnceForEachItem"
+    ends = [javascript("Js", in_javascript(EACH_ITEM), mode), python("Py", in_python(EACH_ITEM), mode)]
+    compare(site.run(workflow("names-each", javascript("Source", SOURCE), MIDDLE, ends=ends)))
+
+
+COUNTING = """
+global_data = _getWorkflowStaticData('global')
+own = _getWorkflowStaticData('node')
+global_data['runs'] = global_data.get('runs', 0) + 1
+own.setdefault('seen', []).append(_execution.id)
+return {'json': {'runs': global_data.runs, 'seen': len(own.seen)}}
+"""
+
+
+def test_static_data_lives_from_one_execution_to_the_next(site: Site) -> None:
+    counting = workflow("names-static", ends=[python("Py", COUNTING)])
+    counts = [items(site.run(counting), "Py")[0]["json"] for _ in range(3)]
+    assert counts == [{"runs": n, "seen": n} for n in (1, 2, 3)]
+
+
+def test_custom_data_can_be_seen_in_the_stored_execution(site: Site) -> None:
+    code = """
+_execution.customData.set('order', 'A-17')
+_execution.customData.setAll({'user': 'ada', 'n': '3'})
+return {'json': {'order': _execution.customData.get('order'), 'all': _execution.customData.getAll()}}
+"""
+    execution = site.run(workflow("names-custom", ends=[python("Py", code)]))
+    everything = {"order": "A-17", "user": "ada", "n": "3"}
+    assert items(execution, "Py")[0]["json"] == {"order": "A-17", "all": everything}
+    assert execution["result"]["metadata"] == everything
+
+
+REQUEST = {
+    "get": (
+        "await this.helpers.httpRequest({url: URL + '/json?a=1'})",
+        "_helpers.http_request(url=URL + '/json?a=1')",
+    ),
+    "query": (
+        "await this.helpers.httpRequest({url: URL + '/echo', qs: {a: 'x y', b: [1, 2]}, json: true})",
+        "_helpers.httpRequest({'url': URL + '/echo', 'qs': {'a': 'x y', 'b': [1, 2]}, 'json': True})",
+    ),
+    "post": (
+        "await this.helpers.httpRequest({url: URL + '/echo', method: 'POST', body: {n: 1, t: 'ü'}, json: true})",
+        "_helpers.http_request(method='POST', url=URL + '/echo', body={'n': 1, 't': 'ü'}, json=True)",
+    ),
+    "full": (
+        "await this.helpers.httpRequest({url: URL + '/json', returnFullResponse: true}).then(r => [r.statusCode, r.body])",
+        "(lambda r: [r['statusCode'], r['body']])(_helpers.http_request(url=URL + '/json', returnFullResponse=True))",
+    ),
+    "ignored status": (
+        "await this.helpers.httpRequest({url: URL + '/missing', ignoreHttpStatusErrors: true})",
+        "_helpers.http_request(url=URL + '/missing', ignoreHttpStatusErrors=True)",
+    ),
+    "failed": (
+        "await this.helpers.httpRequest({url: URL + '/missing'}).catch(e => true)",
+        "failed(lambda: _helpers.http_request(url=URL + '/missing'))",
+    ),
+}
+
+
+class _Echo(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        length = int(self.headers.get("content-length") or 0)
+        body = self.rfile.read(length).decode()
+        status = 404 if self.path.startswith("/missing") else 200
+        answer = {"method": self.command, "path": self.path, "body": body}
+        data = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Not on standard error."""
+
+
+@pytest.fixture
+def echo() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Echo) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_requests_through_n8n_answer_as_they_do_in_javascript(site: Site, echo: str) -> None:
+    asked = ", ".join(f"{json.dumps(name)}: {code}" for name, (code, _) in REQUEST.items())
+    js = f"const URL = '{echo}';\nreturn {{json: {{found: {{{asked}}}}}}};"
+    asked = ", ".join(f"{json.dumps(name)}: {code}" for name, (_, code) in REQUEST.items())
+    py = f"""URL = '{echo}'
+def failed(ask):
+    try:
+        ask()
+    except Exception as error:
+        assert error.status_code == 404, error
+        assert len(str(error)) < 300, error
+        return True
+return {{'json': {{'found': {{{asked}}}}}}}"""
+    compare(site.run(workflow("names-http", ends=[javascript("Js", js), python("Py", py)])))
+
+
+BINARY = """
+import base64
+out = []
+for index, item in enumerate(_input.all()):
+    data = _helpers.get_binary_data(item, 'file')
+    meta = _helpers.assert_binary_data(index, 'file')
+    made = _helpers.prepare_binary_data(data[::-1], 'reversed.bin', 'application/x-reversed')
+    out.append({'json': {'size': len(data), 'head': base64.b64encode(data[:16]).decode(), 'name': meta['fileName'],
+                         'type': made['mimeType']}, 'binary': {'back': made}})
+return out
+"""
+BACK = """
+const made = await this.helpers.getBinaryDataBuffer(0, 'back');
+return {json: {size: made.length, tail: made.subarray(-16).reverse().toString('base64')}};
+"""
+
+
+@pytest.mark.parametrize("size", [1000, 5_000_000, pytest.param(50_000_000, marks=pytest.mark.long)])
+def test_files_are_read_and_written_through_n8n(site: Site, size: int) -> None:
+    data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    path = f"names-binary-{size}"
+    flow = workflow(path, python("Py", BINARY), ends=[javascript("Back", BACK)])
+    flow["nodes"][0]["parameters"]["options"] = {"binaryPropertyName": "file"}
+    execution = site.run(flow, body=data, content_type="application/octet-stream", timeout=120.0)
+    found, back = items(execution, "Py")[0]["json"], items(execution, "Back")[0]["json"]
+    head = base64.b64encode(data[:16]).decode()
+    assert (found["size"], found["head"], found["type"]) == (size, head, "application/x-reversed")
+    assert back == {"size": size, "tail": head}
+
+
+def test_a_program_that_uses_none_of_the_names_sends_no_request(site: Site) -> None:
+    before = site.n8n.log_position()
+    execution = site.run(workflow("names-none", ends=[python("Py", "return [{'json': {'n': len(_items)}}]")]))
+    assert items(execution, "Py")[0]["json"] == {"n": 1}
+    logged = site.n8n.logged_since(before)
+    assert "taskdatarequest" not in logged
+
+
+def test_pairs_are_kept_and_made_as_n8n_expects_them(site: Site) -> None:
+    code = "return [{'json': {'n': i.json.n}, 'pairedItem': {'item': k}} for k, i in enumerate(_input.all()) if i.json.n != 2]"
+    after = javascript("After", "return $input.all().map((i, k) => ({json: $('Source').itemMatching(k).json}))")
+    execution = site.run(workflow("names-pairs", javascript("Source", SOURCE), python("Py", code), ends=[after]))
+    assert [item["json"]["n"] for item in items(execution, "After")] == [1, 3]
