@@ -8,7 +8,6 @@ the next, so that whatever slows n8n down slows all three.
 from __future__ import annotations
 
 import http.client
-import os
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ from bench import lines, machine, processes, results
 from bench.results import JAVASCRIPT, MACHINE, NO_CODE, OURS, Run, Subject
 from bench.run import show
 from bench.runners import RUNNERS
-from tests.e2e.n8n_server import N8n, Process, clean_environment, install
+from tests.e2e.n8n_server import N8n, install
 
 WORKFLOWS: Final = {
     "py-all": Subject(name=OURS, kind="runner", command=RUNNERS[0].command, note=RUNNERS[0].note),

@@ -148,7 +148,8 @@ def in_javascript(pairs: dict[str, tuple[str, str]]) -> str:
     lines = ",\n".join(f"  [{json.dumps(name)}, () => {code}]" for name, (code, _) in pairs.items())
     return (
         f"const asked = [\n{lines}\n];\nconst found = {{}};\n"
-        "for (const [name, ask] of asked) { try { found[name] = ask() } catch (e) { found[name] = 'error: ' + e.message } }\n"
+        "for (const [name, ask] of asked) {\n"
+        "  try { found[name] = ask() } catch (e) { found[name] = 'error: ' + e.message }\n}\n"
         "return {json: {found}};"
     )
 
@@ -156,8 +157,8 @@ def in_javascript(pairs: dict[str, tuple[str, str]]) -> str:
 def in_python(pairs: dict[str, tuple[str, str]]) -> str:
     lines = ",\n".join(f"  ({json.dumps(name)}, lambda: {code})" for name, (_, code) in pairs.items())
     return (
-        f"asked = [\n{lines}\n]\nfound = {{}}\n"
-        "for name, ask in asked:\n  try:\n    found[name] = ask()\n  except Exception as e:\n    found[name] = f'error: {e}'\n"
+        f"asked = [\n{lines}\n]\nfound = {{}}\nfor name, ask in asked:\n"
+        "  try:\n    found[name] = ask()\n  except Exception as e:\n    found[name] = f'error: {e}'\n"
         "return {'json': {'found': found}}"
     )
 
@@ -286,7 +287,8 @@ REQUEST = {
         "_helpers.http_request(method='POST', url=URL + '/echo', body={'n': 1, 't': 'ü'}, json=True)",
     ),
     "full": (
-        "await this.helpers.httpRequest({url: URL + '/json', returnFullResponse: true}).then(r => [r.statusCode, r.body])",
+        "await this.helpers.httpRequest({url: URL + '/json', returnFullResponse: true})"
+        ".then(r => [r.statusCode, r.body])",
         "(lambda r: [r['statusCode'], r['body']])(_helpers.http_request(url=URL + '/json', returnFullResponse=True))",
     ),
     "ignored status": (
@@ -313,9 +315,9 @@ class _Echo(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_POST = do_GET
+    do_POST = do_GET  # noqa: N815 - the standard library's name
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_args: object) -> None:
         """Not on standard error."""
 
 
@@ -384,7 +386,7 @@ def test_a_program_that_uses_none_of_the_names_sends_no_request(site: Site) -> N
 
 
 def test_pairs_are_kept_and_made_as_n8n_expects_them(site: Site) -> None:
-    code = "return [{'json': {'n': i.json.n}, 'pairedItem': {'item': k}} for k, i in enumerate(_input.all()) if i.json.n != 2]"
+    code = "return [{'json': {}, 'pairedItem': {'item': k}} for k, i in enumerate(_input.all()) if i.json.n != 2]"
     after = javascript("After", "return $input.all().map((i, k) => ({json: $('Source').itemMatching(k).json}))")
     execution = site.run(workflow("names-pairs", javascript("Source", SOURCE), python("Py", code), ends=[after]))
     assert [item["json"]["n"] for item in items(execution, "After")] == [1, 3]
