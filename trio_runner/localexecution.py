@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from trio_runner.localinput import InputError, Item, read_json
-from trio_runner.localworkflow import LocalWorkflow
+from trio_runner.localworkflow import LocalWorkflow, Recorded
 
 OPTION = "--from-execution"
 _EACH = "runOnceForEachItem"
@@ -35,6 +35,12 @@ class _Origin(msgspec.Struct, frozen=True):
     output: int = 0
     run: int = 0
 
+    def as_source(self) -> dict[str, Any] | None:
+        """As n8n writes it."""
+        if self.node is None:
+            return None
+        return {"previousNode": self.node, "previousNodeOutput": self.output, "previousNodeRun": self.run}
+
 
 class _Export(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of an export, of the right kinds; whatever is missing is empty."""
@@ -45,6 +51,7 @@ class _Export(msgspec.Struct, frozen=True, kw_only=True):
     waiting: list[dict[str, Any]]
     """Nodes that were about to run when the execution ended, with their input."""
     custom_data: dict[str, Any]
+    pin_data: dict[str, Any]
 
 
 def read_execution(file: str, *, node: str | None, run_index: int | None, needs_code: bool) -> Replay:
@@ -66,11 +73,9 @@ def replay_of(found: Any, file: str, *, node: str | None, run_index: int | None,
     if needs_code and source is None:
         raise InputError(f"{OPTION}: the node {name!r} has no Python code of its own; give the program, too")
     index, origin, items = _input_of(name, run_index, export, nodes)
-    others = _others(export, name, index, origin)
+    runs = _runs_before(export, name, index)
     workflow = LocalWorkflow(
         items=msgspec.json.encode(items),
-        nodes=others,
-        node_params={key: _dict(entry.get("parameters")) for key, entry in nodes.items()},
         static_data=_dict(_decoded(export.workflow.get("staticData"))),
         workflow_id=_text(export.workflow.get("id")) or _text(export.about.get("workflowId")) or "exec",
         workflow_name=_text(export.workflow.get("name")) or "exec",
@@ -81,14 +86,20 @@ def replay_of(found: Any, file: str, *, node: str | None, run_index: int | None,
         custom_data={key: _text(value) for key, value in export.custom_data.items()},
         node_name=name,
         params=parameters,
-        previous_node=origin.node,
         run_index=index,
+        recorded=Recorded(
+            nodes=list(nodes.values()),
+            connections=_dict(export.workflow.get("connections")),
+            pin_data=export.pin_data,
+            runs=runs,
+            source=origin.as_source(),
+        ),
     )
     return Replay(
         source=source,
         each_item=parameters.get("mode") == _EACH,
         workflow=workflow,
-        notes=tuple(_notes(items, others)),
+        notes=tuple(_notes(items, runs)),
     )
 
 
@@ -117,6 +128,7 @@ def _parse(found: Any, file: str) -> _Export:
         run_data={name: _dicts(runs) for name, runs in run_data.items() if _dicts(runs)},
         waiting=_dicts(_dict(run.get("executionData")).get("nodeExecutionStack")),
         custom_data=_dict(result.get("metadata")) or _dict(about.get("customData")),
+        pin_data=_dict(result.get("pinData")) or _dict(_dict(_decoded(about.get("workflowData"))).get("pinData")),
     )
 
 
@@ -213,20 +225,17 @@ def _output(export: _Export, origin: _Origin) -> list[Item]:
     return _items(_dict(runs[origin.run].get("data")).get("main"), origin.output)
 
 
-def _others(export: _Export, name: str, index: int, origin: _Origin) -> dict[str, list[Item]]:
-    """What the nodes gave that ran before: to the Code node if one feeds it, else from the first output with items."""
+def _runs_before(export: _Export, name: str, index: int) -> dict[str, list[dict[str, Any]]]:
+    """The runs that there were when the Code node ran."""
     own = export.run_data.get(name, [])
     until = _order(own[index]) if own else None
-    others: dict[str, list[Item]] = {}
-    for other, runs in export.run_data.items():
-        before = [run for run in runs if until is None or (order := _order(run)) is None or order < until]
-        if other == origin.node:
-            others[other] = _output(export, origin)
-        elif other != name and before:
-            outputs = _dict(before[-1].get("data")).get("main")
-            many = len(outputs) if isinstance(outputs, list) else 0
-            others[other] = next((items for number in range(many) if (items := _items(outputs, number))), [])
-    return others
+    if until is None:
+        return {other: runs for other, runs in export.run_data.items() if other != name}
+    found = {
+        other: [run for run in runs if (order := _order(run)) is None or order < until]
+        for other, runs in export.run_data.items()
+    }
+    return {other: runs for other, runs in found.items() if runs}
 
 
 def _order(run: dict[str, Any]) -> int | None:
@@ -238,10 +247,10 @@ def _items(outputs: Any, number: int) -> list[Item]:
     return _dicts(outputs[number]) if isinstance(outputs, list) and 0 <= number < len(outputs) else []
 
 
-def _notes(items: list[Item], others: dict[str, list[Item]]) -> Iterator[str]:
+def _notes(items: list[Item], runs: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     away = [
         (where, name)
-        for where, found in (("the input", items), *((f"{node!r}", found) for node, found in others.items()))
+        for where, found in (("the input", items), *((f"{node!r}", item) for node, item in _outputs(runs)))
         for item in found
         for name, binary in _dict(item.get("binary")).items()
         if _dict(binary).get("id")
@@ -250,6 +259,13 @@ def _notes(items: list[Item], others: dict[str, list[Item]]) -> Iterator[str]:
         where, name = away[0]
         more = f" and {len(away) - 1} more" if len(away) > 1 else ""
         yield f"The files themselves are not part of the export: {name!r} of {where}{more}"
+
+
+def _outputs(runs: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, list[Item]]]:
+    for node, found in runs.items():
+        for run in found:
+            outputs = _dict(run.get("data")).get("main")
+            yield from ((node, _dicts(items)) for items in (outputs if isinstance(outputs, list) else []))
 
 
 def _is_python(parameters: dict[str, Any]) -> bool:

@@ -7,11 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import click.testing
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trio_runner.cli import cli
 from trio_runner.localexecution import Replay, read_execution, replay_of, unflatten
 from trio_runner.localinput import InputError
 
@@ -102,6 +104,23 @@ def numbers(replayed: Replay) -> list[Any]:
     return [item["json"]["n"] for item in json.loads(replayed.workflow.items)]
 
 
+def seen(replayed: Replay) -> dict[str, list[list[list[Any]]]]:
+    """What the program can see of other nodes: for each of their runs the outputs, by the numbers of `run`."""
+    asked = {"dataOfNodes": "all", "prevNode": True, "input": {"include": False}, "env": False}
+    answer = replayed.workflow.answer(asked)["runExecutionData"]["resultData"]["runData"]
+    return {
+        name: [[[item["json"]["n"] for item in output or []] for output in run["data"]["main"]] for run in runs]
+        for name, runs in answer.items()
+    }
+
+
+def fed_by(replayed: Replay) -> tuple[Any, ...] | None:
+    """The node, output and run that the input is from."""
+    asked = {"dataOfNodes": [], "prevNode": False, "input": {"include": False}, "env": False}
+    source = replayed.workflow.answer(asked)["connectionInputSource"]
+    return None if source is None else tuple(source["main"][0].values())
+
+
 def forms() -> dict[str, Any]:
     api = execution()
     text = json.dumps(flat(api["data"]))
@@ -121,18 +140,19 @@ def test_a_code_node_is_where_it_was_whatever_the_form(form: str, tmp_path: Path
     assert (replayed.source, replayed.each_item, replayed.notes) == ("return 'Code'", True, ())
     assert numbers(replayed) == [2, 3]
     workflow = replayed.workflow
-    assert {name: [item["json"]["n"] for item in items] for name, items in workflow.nodes.items()} == {
-        "Webhook": [1, 2, 3],
-        "If": [2, 3],
-    }
-    assert (workflow.node_name, workflow.previous_node, workflow.run_index) == ("Code", "If", 0)
+    assert seen(replayed) == {"Webhook": [[[1, 2, 3]]], "If": [[[1], [2, 3]]]}
+    assert (workflow.node_name, fed_by(replayed), workflow.run_index) == ("Code", ("If", 1, 0), 0)
     assert (workflow.workflow_id, workflow.workflow_name, workflow.active) == ("wf1", "Orders", True)
     assert (workflow.execution_id, workflow.mode) == ("77", "webhook")
     assert workflow.settings == {"timezone": "Europe/Berlin"}
     assert workflow.static_data == {"global": {"seen": 3}}
     assert workflow.custom_data == {"customer": "Ada"}
-    assert workflow.node_params["Webhook"] == {"path": "orders"}
     assert workflow.params["mode"] == "runOnceForEachItem"
+    asked = {"dataOfNodes": [], "prevNode": False, "input": {"include": False}, "env": False}
+    answer = workflow.answer(asked)["workflow"]
+    parameters = {node["name"]: node["parameters"] for node in answer["nodes"]}
+    assert parameters == {node["name"]: node["parameters"] for node in WORKFLOW["nodes"]}  # type: ignore[attr-defined]
+    assert answer["connections"] == WORKFLOW["connections"]
 
 
 def test_the_resume_token_of_an_execution_goes_nowhere(tmp_path: Path) -> None:
@@ -148,7 +168,7 @@ def test_the_database_s_text_alone_knows_data_and_needs_the_node_s_name(tmp_path
     ):
         replay(tmp_path, alone)
     replayed = replay(tmp_path, alone, "Code", code=False)
-    assert (numbers(replayed), replayed.source, replayed.workflow.previous_node) == ([2, 3], None, "If")
+    assert (numbers(replayed), replayed.source, fed_by(replayed)) == ([2, 3], None, ("If", 1, 0))
     with pytest.raises(InputError, match="'Code' has no Python code of its own"):
         replay(tmp_path, alone, "Code")
 
@@ -171,7 +191,7 @@ def test_of_several_runs_the_last_or_the_chosen_one_is_replayed(
         items,
         len(LOOP["Code"]) - 1 if index is None else index,
     )
-    assert [item["json"]["n"] for item in replayed.workflow.nodes["If"]] == items
+    assert [found[0][0] for found in seen(replayed)["If"]] == list(range(1, items[0] + 1))
 
 
 def test_a_run_that_there_was_not_is_an_error(tmp_path: Path) -> None:
@@ -183,21 +203,23 @@ def test_a_node_that_was_about_to_run_has_its_input_from_what_waited(tmp_path: P
     source = {"main": [{"previousNode": "If", "previousNodeOutput": 1}]}
     waiting = {"node": code_node("Code"), "data": {"main": [[{"json": {"n": 8}}]]}, "source": source}
     replayed = replay(tmp_path, execution(runs={"If": [run(0, [1], [2])]}, stack=[waiting]))
-    assert (numbers(replayed), replayed.workflow.previous_node) == ([8], "If")
+    assert (numbers(replayed), fed_by(replayed)) == ([8], ("If", 1, 0))
 
 
 def test_a_node_that_did_not_run_gets_what_the_node_before_it_gave(tmp_path: Path) -> None:
     runs = {name: RUNS[name] for name in ("Webhook", "If")}
     replayed = replay(tmp_path, execution(runs=runs))
-    assert (numbers(replayed), replayed.workflow.previous_node) == ([2, 3], "If")
+    assert (numbers(replayed), fed_by(replayed)) == ([2, 3], ("If", 1, 0))
     with pytest.raises(InputError, match="'Code' did not run, nor did a node before it"):
         replay(tmp_path, execution(runs={"Webhook": RUNS["Webhook"]}))
 
 
-def test_the_items_of_a_node_are_those_of_its_first_output_that_has_some(tmp_path: Path) -> None:
-    runs = {**RUNS, "If": [run(0, None, [], [5])], "Code": [run(2, [], source=("Webhook", 0, 0))]}
-    others = replay(tmp_path, execution(runs=runs)).workflow.nodes
-    assert [item["json"]["n"] for item in others["If"]] == [5]
+def test_pinned_items_are_part_of_the_workflow(tmp_path: Path) -> None:
+    pinned = {"Webhook": [{"json": {"n": 5}}]}
+    replayed = replay(tmp_path, execution(workflowData={**WORKFLOW, "pinData": pinned}))
+    asked = {"dataOfNodes": ["Webhook"], "prevNode": False, "input": {"include": False}, "env": False}
+    answer = replayed.workflow.answer(asked)
+    assert answer["workflow"]["pinData"] == answer["runExecutionData"]["resultData"]["pinData"] == pinned
 
 
 # Which node
@@ -216,7 +238,7 @@ def test_several_python_nodes_want_a_name_unless_only_one_ran(tmp_path: Path) ->
     ):
         replay(tmp_path, execution(workflowData=both, runs=runs))
     other = replay(tmp_path, execution(workflowData=both, runs=runs), "Other")
-    assert (other.source, numbers(other), other.workflow.previous_node) == ("return 'Other'", [20, 30], "Code")
+    assert (other.source, numbers(other), fed_by(other)) == ("return 'Other'", [20, 30], ("Code", 0, 0))
 
 
 def test_the_input_of_any_node_can_be_taken_by_a_program_of_one_s_own(tmp_path: Path) -> None:
@@ -238,6 +260,22 @@ def test_files_that_are_not_part_of_an_export_are_told(tmp_path: Path) -> None:
     assert replay(tmp_path, execution(runs=runs)).notes == (
         "The files themselves are not part of the export: 'photo' of the input and 3 more",
     )
+
+
+@pytest.mark.e2e
+def test_a_program_sees_the_execution_as_it_was_when_its_node_ran(tmp_path: Path) -> None:
+    split = run(1, [1], [2, 3], source=("Webhook", 0, 0))
+    for item, origin in zip(split["data"]["main"][1], (1, 2), strict=True):
+        item["pairedItem"] = {"item": origin}
+    file = tmp_path / "execution.json"
+    file.write_text(json.dumps(execution(runs={**RUNS, "If": [split]})))
+    program = (
+        "return {'n': _json.n, 'from': _('Webhook').item.json.n, 'branch': len(_('If').all()),"
+        "'later': _('Set').isExecuted, 'path': _('Webhook').params.path, 'seen': _getWorkflowStaticData('global').seen}"
+    )
+    result = click.testing.CliRunner().invoke(cli, ["exec", "-c", program, "--from-execution", str(file)])
+    known = {"branch": 2, "later": False, "path": "orders", "seen": 3}
+    assert [item["json"] for item in json.loads(result.output)] == [{"n": n, "from": n} | known for n in (2, 3)]
 
 
 # What is no execution

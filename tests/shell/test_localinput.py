@@ -206,7 +206,10 @@ def test_an_option_wins_over_the_execution_and_that_over_the_defaults(tmp_path: 
     assert (other.source, other.each_item, other.workflow.mode) == ("return 2", False, "manual")
     assert (other.workflow.workflow_name, other.workflow.settings) == ("V", {"timezone": "UTC"})
     assert json.loads(other.workflow.items) == [{"json": {"n": 5}}]
-    assert (list(other.workflow.nodes), other.workflow.previous_node) == (["A", "B"], "A")
+    asked = {"dataOfNodes": "all", "prevNode": True, "input": {"include": False}, "env": False}
+    answer = other.workflow.answer(asked)
+    assert set(answer["runExecutionData"]["resultData"]["runData"]) == {"A", "B"}
+    assert answer["connectionInputSource"]["main"][0]["previousNode"] == "A"
     assert other.workflow.env == {"K": "v"}
 
 
