@@ -43,8 +43,8 @@ def frame(snapshot: Snapshot, *, width: int, height: int | None = None, notice: 
 
 
 def _head(snapshot: Snapshot, notice: str) -> RenderableType:
-    full = snapshot.tasks >= snapshot.slots
-    style = _BAD if not snapshot.ready else _WARN if full else _GOOD
+    full, leaving = snapshot.tasks >= snapshot.slots, any(broker.draining for broker in snapshot.brokers)
+    style = _WARN if leaving else _BAD if not snapshot.ready else _WARN if full else _GOOD
     head = Text.assemble(
         ("trio_runner ", "bold"),
         (f" {_clean(snapshot.state)} ", f"bold reverse {style}"),
@@ -69,6 +69,8 @@ def _numbers(snapshot: Snapshot, width: int) -> Table:
     table.add_row("slots", slots, bar)
     table.add_row("throughput", Text(f"{rate(snapshot.rate)} tasks/s", "bold"), Text(sparkline(total, columns), "blue"))
     run = Text.assemble((milliseconds(snapshot.run.p50), "bold"), f", 95% below {milliseconds(snapshot.run.p95)}")
+    if snapshot.run.p50 is None:
+        run = Text("no task lately", "dim")
     table.add_row("run time", run, Text(sparkline(history.p50, columns), "blue"))
     failed = ", ".join(f"{count} {name}" for name, count in snapshot.failed.items())
     workers = f"{snapshot.workers_idle} idle, {snapshot.workers_busy} busy, {snapshot.workers_starting} starting"

@@ -324,6 +324,7 @@ async def test_a_runner_shows_its_tasks_and_failures(jump_clock: MockClock) -> N
             N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED="true",
             N8N_RUNNERS_HEALTH_CHECK_SERVER_PORT=str(port),
             N8N_RUNNERS_STATUS_PAGE="true",
+            N8N_RUNNERS_STATUS_PAGE_HOSTS="runner.example",
         )
         runner = Runner(config, pool=FakePool(), executor=FakeExecutor())  # type: ignore[arg-type]
         async with trio.open_nursery() as nursery:
@@ -343,6 +344,9 @@ async def test_a_runner_shows_its_tasks_and_failures(jump_clock: MockClock) -> N
                 assert snapshot.running == []
                 assert snapshot.failures[0].reason == "Stopped by Ada"
                 assert snapshot.failed == {"error": 1, "cancelled": 1}
+            for host, status in (("runner.example", b"200"), ("evil.example", b"403")):
+                head, _ = await ask(port, f"GET /status.json HTTP/1.1\r\nHost: {host}\r\n\r\n")
+                assert head.split()[1] == status
             nursery.cancel_scope.cancel()
 
 
