@@ -70,10 +70,11 @@ MISTAKES: Final = (
     ),
     Mistake(
         what="dots instead of brackets",
-        code="for item in _items:\n    print(item.json)\nreturn _items",
+        code="for item in _items:\n    print(item.json.name)\nreturn [{'json': {'n': 1}}]",
         reference="'dict' object has no attribute 'json'",
-        tells="Line 2: An entry of a dictionary is read with brackets: ['json']",
-        line=2,
+        ours=WORKS,
+        tells="prints: Ada prints: Alan",
+        line=None,
     ),
     Mistake(
         what="a name from another mode",

@@ -33,7 +33,7 @@ def test_every_kind_of_mistake_has_a_code_and_a_pattern_that_can_be_read() -> No
     [
         ("return _items[0]['nmae']", "did you mean 'name'?"),
         ("row = _items[0]\nreturn row['x']", "there are 'name', 'b'."),
-        ("return [row['nmae'] for row in _items]", "did you mean 'name'?"),
+        ("return list(row['nmae'] for row in _items)", "did you mean 'name'?"),
         ("i = 0\nreturn _items[i]['zzz']", "there are 'name', 'b'."),
         ("return {}['a']", "There is no key 'a' here."),
         ("return _items[0].get('name')['a']['b']", "This is a text, not a dictionary."),
@@ -88,13 +88,13 @@ def test_long_names_are_cut() -> None:
 @pytest.mark.parametrize(
     ("source", "description"),
     [
-        ("a = 1\n  b = 2", "Line 2: b = 2\nLines of one block"),
-        ("if x:\n    y = (1,\n", "Line 2: y = (1,\n            ^\nA bracket or a quote"),
-        ("let x = 1", "Line 1: let x = 1\n            ^\nThis looks like JavaScript"),
-        ("x = 1 2", "Line 1: x = 1 2\n              ^\nPython cannot read this line"),
-        ("return 'a", "Line 1: return 'a\n               ^\nA bracket or a quote"),
-        ("a = 1\nnonlocal b", "Line 2: nonlocal b\n"),
-        ("x = '\ud800'", "Line 1: x = '?'\n        ^\nThe text of the code"),
+        ("a = 1\n  b = 2", "Line 2: ▸b = 2\nLines of one block"),
+        ("if x:\n    y = (1,\n", "Line 2: y = ▸(1,\nA bracket or a quote"),
+        ("let x = 1", "Line 1: let ▸x = 1\nThis looks like JavaScript"),
+        ("x = 1 2", "Line 1: x = 1 ▸2\nPython cannot read this line"),
+        ("return 'a", "Line 1: return ▸'a\nA bracket or a quote"),
+        ("a = 1\nnonlocal b", "Line 2: ▸nonlocal b\n"),
+        ("x = '\ud800'", "Line 1: ▸x = '?'\nThe text of the code"),
     ],
 )
 def test_a_syntax_error_shows_its_line_and_marks_the_place(source: str, description: str) -> None:

@@ -17,6 +17,8 @@ from trio_runner.sandbox import tracebacks
 
 _LONGEST_TEXT: Final = 500
 _MOST_KEYS: Final = 8
+MARK: Final = "▸"
+"""Stands before the character at which the interpreter gave up."""
 _LONGEST_NAME: Final = 60
 
 
@@ -50,15 +52,17 @@ def for_error(error: BaseException, source: str, *, each_item: bool) -> str:
 
 
 def for_syntax(error: SyntaxError, source: str) -> str:
-    """The line that is no Python, a mark below the place, and what is probably meant."""
+    """The line that is no Python, with a mark before the place, and what is probably meant.
+
+    The mark stands in the line: n8n's panel shows texts in a proportional type.
+    """
     line, column = error.lineno or 1, error.offset or 0
     lines = tracebacks.LINE_END.split(source)
     code = lines[line - 1] if 0 < line <= len(lines) else ""
-    shown = tracebacks.clip(code.strip(), 120)
-    mark = column - 1 - (len(code) - len(code.lstrip()))
+    at = max(column - 1, len(code) - len(code.lstrip()))
+    marked = f"{code[:at]}{MARK}{code[at:]}" if 0 < column <= len(code) else code
+    shown = tracebacks.clip(marked.strip(), 120)
     place = [f"Line {line}: {shown}"] if shown else []
-    if shown and 0 <= mark <= len(shown):
-        place.append(f"{' ' * (len(f'Line {line}: ') + mark)}^")
     return "\n".join([*place, _syntax_advice(str(error.msg), code)])
 
 
