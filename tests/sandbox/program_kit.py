@@ -42,4 +42,4 @@ def run(source: str, policy: Policy = OPEN, **inputs: Any) -> Any:
         raise RefusedError(verdict.failure)
     names = {"_item": inputs["item"]} if each_item else {"_items": inputs.get("items"), "_query": inputs.get("query")}
     body = user_function(marshal.loads(verdict.code))
-    return child._call(child.Prepared(policy, 1 << 20).globals(), body, names)
+    return child._call(child.Prepared(policy, 1 << 20).globals(), body, names, verdict.loop)

@@ -123,7 +123,7 @@ def test_source_that_is_no_program_by_itself_does_not_become_one_inside_the_wrap
 @pytest.mark.parametrize(
     ("source", "text", "line"),
     [
-        ("\nawait x", "'await' outside", 2),
+        ("\ndef f(): await x", "'await' outside", 2),
         ("from m import *", "import * only allowed at module level", 1),
         ("x = 1\nnonlocal x", "nonlocal", 2),
         ("\n\nbreak", "'break' outside loop", 3),

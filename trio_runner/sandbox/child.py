@@ -18,7 +18,18 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from trio_runner.sandbox import channel, compiling, formatguard, frames, hints, imports, mistakes, tracebacks, values
+from trio_runner.sandbox import (
+    channel,
+    compiling,
+    coroutines,
+    formatguard,
+    frames,
+    hints,
+    imports,
+    mistakes,
+    tracebacks,
+    values,
+)
 from trio_runner.sandbox.frames import Failure, Run
 from trio_runner.sandbox.friendly import UnsendableError
 from trio_runner.sandbox.hardened import harden
@@ -199,11 +210,11 @@ def _result(prepared: Prepared, run: Run, code: CodeType, items: bytes | mmap.mm
     gc.enable()
     body = compiling.user_function(code)
     if run.each_item:
-        value: object = _each(names, body, parsed, index, workflow)
+        value: Any = _each(names, body, parsed, index, workflow, loop=run.loop)
     else:
         if workflow is not None:
             names |= workflow.of_item(0)
-        value = _call(names, body, {"_items": parsed, "_query": query})
+        value = _call(names, body, {"_items": parsed, "_query": query}, run.loop)
     gc.disable()
     index.clear()
     payload = _encode(value, run, index, friendly=prepared.policy.friendly, items=query is None)
@@ -228,24 +239,31 @@ def _encode(value: Any, run: Run, index: list[int], *, friendly: bool, items: bo
 
 
 def _each(
-    names: dict[str, Any], body: CodeType, items: list[Any], index: list[int], workflow: Workflow | None
+    names: dict[str, Any],
+    body: CodeType,
+    items: list[Any],
+    index: list[int],
+    workflow: Workflow | None,
+    *,
+    loop: frames.Loop,
 ) -> list[dict[str, object]]:
     shaped: list[dict[str, object]] = []
     index.append(0)
     for number, item in enumerate(items):
         index[0] = number
         fresh = names.copy() if workflow is None else names | workflow.of_item(number)
-        output = values.shape_item(_call(fresh, body, {"_item": item}), number)
+        output = values.shape_item(_call(fresh, body, {"_item": item}, loop), number)
         if output is not None:
             shaped.append(output)
     return shaped
 
 
-def _call(names: dict[str, Any], body: CodeType, inputs: dict[str, Any]) -> object:
+def _call(names: dict[str, Any], body: CodeType, inputs: dict[str, Any], loop: frames.Loop = "") -> object:
     """Runs the program once in globals of its own; nothing leaks from one item to the next."""
     names |= inputs
     names[compiling.USER_FUNCTION] = function = FunctionType(body, names)
-    return function(*inputs.values()) if body.co_argcount else function()
+    value = function(*inputs.values()) if body.co_argcount else function()
+    return coroutines.finished(value, loop) if loop else value
 
 
 def _failure_bytes(prepared: Prepared, error: BaseException, source: str, index: list[int]) -> bytes:

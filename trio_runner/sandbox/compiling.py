@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import CodeType
 from typing import Final
 
-from trio_runner.sandbox import analysis, formatguard, hints, mentions
+from trio_runner.sandbox import analysis, coroutines, formatguard, hints, mentions
 from trio_runner.sandbox.frames import Failure, Verdict
 from trio_runner.sandbox.policy import Policy
 
@@ -49,7 +49,8 @@ def examine(source: str, each_item: bool, policy: Policy) -> Verdict:
     try:
         code = compile_tree(tree, each_item=each_item, guard_formats=policy.source_checks and not policy.relaxed)
         found = mentions.find(code, tree)
-        return Verdict(code=marshal.dumps(code), uses=found.uses, nodes=found.nodes)
+        loop = coroutines.loop_of(source, tree)
+        return Verdict(code=marshal.dumps(code), uses=found.uses, nodes=found.nodes, loop=loop)
     except EmptyProgramError as error:
         return Verdict(
             failure=Failure(
@@ -88,7 +89,8 @@ def compile_tree(tree: ast.Module, *, each_item: bool, guard_formats: bool) -> C
     parameters = _PARAMETERS[each_item]
     if _declares_global(body, parameters):
         parameters = ()
-    function = ast.FunctionDef(
+    definition = ast.AsyncFunctionDef if coroutines.awaits(body) else ast.FunctionDef
+    function = definition(
         name=USER_FUNCTION,
         args=ast.arguments(
             posonlyargs=[], args=[ast.arg(arg=name) for name in parameters], kwonlyargs=[], kw_defaults=[], defaults=[]
