@@ -488,7 +488,10 @@ def grow_a_stack(about: dict[str, Any]) -> None:
 @attack
 def enlarge_a_queue(about: dict[str, Any]) -> None:
     first, _ = socket.socketpair()
+    before = first.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
     first.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    if first.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == before:
+        raise PermissionError(errno.EPERM, "it says yes and does nothing")
 
 
 @attack
