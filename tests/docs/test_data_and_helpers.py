@@ -22,6 +22,8 @@ def n8n() -> FakeN8n:
     def fetch(options: dict[str, Any]) -> Any:
         if options["url"].endswith("/missing"):
             return ChannelError({"message": "Request failed with status code 404", "status": 404})
+        if (name := options["url"].rpartition("/")[2]) in ("ada", "bob"):
+            return {"name": name.title()}
         assert options == {
             "url": "https://api.example.com/users/7", "headers": {"X-Key": "k"}, "qs": {"full": 1},
         }  # fmt: skip

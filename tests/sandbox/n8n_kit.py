@@ -17,7 +17,9 @@ from trio_runner.sandbox.frames import Run
 from trio_runner.sandbox.policy import Policy
 
 HERE = "Code"
-SAFE = Policy(stdlib_allow=frozenset("json re datetime collections math random statistics itertools hashlib".split()))
+SAFE = Policy(
+    stdlib_allow=frozenset("json re datetime collections math random statistics itertools hashlib asyncio".split())
+)
 
 
 def items(*jsons: dict[str, Any]) -> list[dict[str, Any]]:
@@ -170,7 +172,7 @@ def outcome(
     verdict = examine(source, each_item, policy)
     if verdict.failure is not None:
         raise RefusedError(verdict.failure)
-    run = Run(source, each_item, json.dumps(query).encode(), verdict.code, verdict.uses, verdict.nodes)
+    run = Run(source, each_item, json.dumps(query).encode(), verdict.code, verdict.uses, verdict.nodes, verdict.loop)
     prepared = _Prepared(policy, n8n or FakeN8n())
     data = given if isinstance(given, bytes) else json.dumps(list(given)).encode()
     try:
