@@ -98,6 +98,8 @@ class Dispatcher:
         self._large_lane = trio.Lock()
         self._odd_types: set[str] = set()
         self._in_hand = 0
+        self._looks_at = math.inf
+        """When the emitter looks again, if nobody wakes it before."""
         self.heard = False
         self.failure: ConnectionLostError | None = None
 
@@ -185,6 +187,7 @@ class Dispatcher:
             deadline = self._session.next_deadline() or math.inf
             if not self._large_one_leaves and self._session.unoffered(now):
                 deadline = min(deadline, now + BEAT)
+            self._looks_at = deadline
             with trio.move_on_at(deadline):
                 await self._emitter_woken.receive()
 
@@ -217,6 +220,8 @@ class Dispatcher:
                     assert_never(action)
         if (in_hand := len(self._session.tasks)) != self._in_hand:
             # also a task that still waits for its settings is work, and its end is not
+            if in_hand > self._in_hand and (self._session.next_deadline() or math.inf) < self._looks_at:
+                self._wake()  # settings may be due before any offer lapses
             self._in_hand = in_hand
             self._activity()
 

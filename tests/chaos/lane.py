@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ssl
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -44,6 +44,10 @@ MORE_MEMORY = 24 * 1024
 MORE_ZYGOTE_MEMORY = 4 * 1024
 
 
+class LaneOverError(Exception):
+    """There is no runner that works; the other lanes go on."""
+
+
 @dataclass
 class Lane:
     """One runner and all that it needs. ``problems`` are the findings; none are wanted."""
@@ -57,6 +61,7 @@ class Lane:
     certificates: Certificates | None = None
     has_neighbour: bool = False
     """Whether the runner has a second broker, to which nothing is done."""
+    health_port: Callable[[], int] = free_port
     problems: list[str] = field(default_factory=list)
     recoveries: list[Recovery] = field(default_factory=list)
     replaced: int = 0
@@ -87,15 +92,17 @@ class Lane:
             await nursery.start(self.proxy.serve)
             try:
                 await self.runner.start()
-                if await self._warm_up():
-                    for load in self._loads():
-                        nursery.start_soon(load.run, CALLERS)
-                    for step in steps:
-                        await trio.sleep(self.rng.uniform(0.02, 0.15))
-                        await self._do(step)
-                    await self._settle()
+                await self._warm_up()
+                for load in self._loads():
+                    nursery.start_soon(load.run, CALLERS)
+                for step in steps:
+                    await trio.sleep(self.rng.uniform(0.02, 0.15))
+                    await self._do(step)
+                await self._settle()
+            except LaneOverError as over:
+                self.problems.append(str(over))
             finally:
-                self.runner.end()
+                await self.runner.end()
             nursery.cancel_scope.cancel()
         for ledger in self.ledgers():
             ledger.check_ends()
@@ -127,7 +134,7 @@ class Lane:
         began = trio.current_time()
         connections = [ledger.connections for ledger in self.ledgers()]
         with self._excusing(step):
-            with trio.move_on_after(step.bound + PATIENCE) as limit:
+            async with self._time_of(step.bound + PATIENCE) as limit:
                 async with trio.open_nursery() as nursery:
                     for number, fault in enumerate(step.faults):
                         nursery.start_soon(fault.does, self, Random(f"{step.seed}/{number}"))
@@ -136,7 +143,7 @@ class Lane:
                 await self._recover(step.rounds)
                 took = trio.current_time() - over
             if limit.cancelled_caught:
-                self._find(step, f"not recovered from within {step.bound + PATIENCE:g}s\n{self.runner.tail()}")
+                self._find(step, f"not recovered from {self._what_happened(step.bound + PATIENCE)}")
                 await self._start_over()
                 return
         self.recoveries.append(Recovery(step, took))
@@ -198,30 +205,57 @@ class Lane:
         uri = f"{scheme}://127.0.0.1:{self.proxy.port}"
         if self.neighbour:
             uri += f",{self.neighbour.uri}"
-        return RunnerProcess(uri, free_port(), self.folder / f"runner-{self.number}.log", ca=ca)
+        return RunnerProcess(uri, self.health_port(), self.folder / f"runner-{self.number}.log", ca=ca)
 
     async def replace_runner(self) -> None:
         """A runner that was killed must leave nothing behind. Then another one starts, as under a supervisor."""
         if not await until(lambda: not self.runner.left(), GONE_LIMIT):
             self.problems.append(f"{len(self.runner.left())} processes outlived a runner that was killed")
-            self.runner.end()
+        await self.runner.end()
         self.replaced += 1
         self.runner = self._new_runner()
         await self.runner.start()
 
+    @asynccontextmanager
+    async def _time_of(self, seconds: float) -> AsyncIterator[trio.CancelScope]:
+        """The block may take so long, and is over at once when the runner ends by itself."""
+
+        async def look(limit: trio.CancelScope) -> None:
+            while not self.runner.ended_by_itself:  # noqa: ASYNC110 - which runner it is changes
+                await trio.sleep(0.05)
+            limit.cancel()
+
+        with trio.move_on_after(seconds) as limit:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look, limit)
+                yield limit
+                nursery.cancel_scope.cancel()
+
+    def _what_happened(self, seconds: float) -> str:
+        """Why a time was over before the work was done."""
+        why = f": the runner ended with {self.runner.code}" if self.runner.ended_by_itself else f" within {seconds:g}s"
+        return f"{why}\n{self.runner.tail()}"
+
     async def _start_over(self) -> None:
         """After a fault that the runner did not get over."""
         everything = Step((ANYTHING,), 0)
-        with self._excusing(everything), trio.move_on_after(START_LIMIT):
-            self.runner.end()
-            await self.runner.process.wait()
-            await self.replace_runner()
-            await self._recover(1)
+        await self.runner.end()
+        with self._excusing(everything):
+            async with self._time_of(START_LIMIT) as limit:
+                await self.replace_runner()
+                await self._recover(1)
+            if limit.cancelled_caught:
+                raise LaneOverError(f"another runner did not work{self._what_happened(START_LIMIT)}")
 
-    async def _warm_up(self) -> bool:
-        """Until it works, and has seen what it is going to see. Whether it ever did."""
-        async with self.turn:
-            with trio.move_on_after(START_LIMIT) as limit:
+    async def _warm_up(self) -> None:
+        """Until it works, and has seen what it is going to see.
+
+        One that does not even start must not keep the turn from the others: it has its time before.
+        """
+        async with self._time_of(START_LIMIT) as limit:
+            await self._full_view()
+        if not limit.cancelled_caught:
+            async with self.turn, self._time_of(START_LIMIT) as limit:
                 for _ in range(2):
                     await self.load.call_all(large(LARGEST), CAPACITY)  # the C library keeps what these needed
                 await self._recover(5)
@@ -229,10 +263,8 @@ class Lane:
                     await self.neighbour.served()
                 await self._rest()
         if limit.cancelled_caught:
-            self.problems.append(f"a runner did not work within {START_LIMIT:g}s of its start\n{self.runner.tail()}")
-            return False
+            raise LaneOverError(f"a runner did not work after its start{self._what_happened(START_LIMIT)}")
         self._warm = self.runner.usage()
-        return True
 
     async def _rest(self) -> None:
         """Returns when every worker waits and nothing else is left of what they did. Says so when that never comes."""

@@ -95,7 +95,7 @@ class N8nLane:
                     self._stopping = True
                 await self._settle(before)
             finally:
-                self.runner.end()
+                await self.runner.end()
             nursery.cancel_scope.cancel()
 
     async def _do(self, step: Step) -> None:
@@ -195,7 +195,7 @@ class N8nLane:
         """Another runner, when nothing is left of the one before."""
         if not await until(lambda: not self.runner.left(), GONE_LIMIT):
             self.problems.append("processes outlived a runner that was killed")
-            self.runner.end()
+        await self.runner.end()
         self.replaced += 1
         self.runner = self._new_runner()
         await self.runner.start()

@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CAPACITY = 5
 HEARTBEAT = 1
 TASK_TIMEOUT = 4
+END_LIMIT = 5.0
+"""Seconds in which a process is gone that was killed."""
 
 
 async def until(condition: Callable[[], bool], within: float) -> bool:
@@ -60,6 +62,7 @@ class RunnerProcess:
         self._ca = ca
         self.log = log
         self._process: trio.Process | None = None
+        self._told_to_end = False
 
     async def start(self) -> None:
         """Starts it. Whether it works is for others to see."""
@@ -97,6 +100,16 @@ class RunnerProcess:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    @property
+    def code(self) -> int | None:
+        """How it ended, None as long as it has not."""
+        return self._process.returncode if self._process is not None else None
+
+    @property
+    def ended_by_itself(self) -> bool:
+        """Whether it is gone though nobody here has made it go: it could not start, or it crashed."""
+        return self.code is not None and not self._told_to_end
 
     def zygote(self) -> int | None:
         """Its zygote, if it has one now."""
@@ -167,20 +180,26 @@ class RunnerProcess:
 
     async def kill(self) -> None:
         """SIGKILL to the runner alone."""
+        self._told_to_end = True
         _signal(self.pid, signal.SIGKILL)
         await self.process.wait()
 
     async def stop(self, within: float) -> int | None:
         """SIGTERM. Gives the exit code, None when it does not end."""
+        self._told_to_end = True
         _signal(self.pid, signal.SIGTERM)
         with trio.move_on_after(within):
             await self.process.wait()
         return self.process.returncode
 
-    def end(self) -> None:
-        """Kills whatever is left."""
+    async def end(self) -> None:
+        """Kills whatever is left. Not to be cancelled: who ends with an error, too, leaves nothing behind."""
+        self._told_to_end = True
         for pid in self.left():
             _signal(pid, signal.SIGKILL)
+        with trio.CancelScope(shield=True), trio.move_on_after(END_LIMIT):
+            if self._process is not None:
+                await self._process.wait()  # which also closes what trio has opened for it
 
     def tail(self, lines: int = 15) -> str:
         """Its last words."""

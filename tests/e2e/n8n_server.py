@@ -73,16 +73,30 @@ _given: set[int] = set()
 """Ports that were handed out: whoever asked may not have bound its own yet."""
 
 
+def _reserve(port: int) -> bool:
+    """Takes the port for this process for as long as it lives; other processes that run tests ask here, too."""
+    if port in _given:
+        return False
+    if sys.platform == "linux":
+        mark = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            mark.bind(f"\0trio-runner-tests-port-{port}")
+        except OSError:
+            mark.close()
+            return False
+        mark.detach()  # open until the process ends
+    _given.add(port)
+    return True
+
+
 def free_port() -> int:
     """A free loopback port below the range the kernel takes client ports from.
 
     A port from that range could be taken by an outgoing connection while n8n is down between two starts, and a runner
-    that keeps dialling a dead port in it may even connect to itself. No port is given twice.
+    that keeps dialling a dead port in it may even connect to itself. No port is given twice, on the whole machine.
     """
     while True:
         port = random.randint(15000, 31000)
-        if port in _given:
-            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
@@ -90,8 +104,8 @@ def free_port() -> int:
                 if e.errno != errno.EADDRINUSE:
                     raise
                 continue
-            _given.add(port)
-            return port
+            if _reserve(port):
+                return port
 
 
 def _processes() -> Iterator[tuple[int, int, int]]:

@@ -47,13 +47,15 @@ TERMS = OfferTerms(validity=5.0, jitter=0.0)
 class Rig:
     """A dispatcher whose messages end in a list; the test plays the broker and, if it wants, the writer."""
 
-    def __init__(self, nursery: trio.Nursery, slots: Slots, room: int, *, writing: bool) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, slots: Slots, room: int, *, writing: bool, terms: OfferTerms = TERMS
+    ) -> None:
         numbers = itertools.count(1)
         session = Session(
             name="r",
             task_type="python",
             slots=slots,
-            terms=TERMS,
+            terms=terms,
             new_id=lambda: f"o{next(numbers)}",
             random=lambda: 0.0,
         )
@@ -118,11 +120,11 @@ class Rig:
 
 @contextlib.asynccontextmanager
 async def rigged(
-    capacity: int = 1, *, register: bool = True, writing: bool = True, room: int = 1000
+    capacity: int = 1, *, register: bool = True, writing: bool = True, room: int = 1000, terms: OfferTerms = TERMS
 ) -> AsyncIterator[Rig]:
     async with trio.open_nursery() as nursery:
         with trio.fail_after(10_000):
-            rig = Rig(nursery, Slots(capacity), room, writing=writing)
+            rig = Rig(nursery, Slots(capacity), room, writing=writing, terms=terms)
             if register:
                 rig.receive(InfoRequest())
                 rig.receive(RunnerRegistered())
@@ -366,6 +368,19 @@ async def test_settings_that_never_come_cost_a_slot_for_ten_seconds_only(autojum
         rig.settings("t", "return 1")
         await wait_all_tasks_blocked()
         assert rig.executor.started == []
+
+
+async def test_settings_that_never_come_are_given_up_in_time_however_long_offers_last(
+    autojump_clock: MockClock,
+) -> None:
+    async with rigged(2, terms=OfferTerms(validity=3600.0, jitter=0.0)) as rig:
+        await trio.sleep(3)
+        rig.accept("t")
+        await trio.sleep(5)
+        rig.accept("u", "o1")
+        await trio.sleep(15)
+        times = [at for at, message in rig.sent if isinstance(message, TaskError)]
+        assert times == pytest.approx([13, 18])
 
 
 # Results
