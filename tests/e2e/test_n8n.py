@@ -29,7 +29,6 @@ from tests.e2e.n8n_server import (
     descendants,
     eventually,
     free_port,
-    install,
     tail,
 )
 
@@ -40,17 +39,6 @@ ERROR_ANSWER = {"message": "Error in workflow"}  # all that the caller of a webh
 
 class StartRunner(Protocol):
     def __call__(self, **env: str) -> Runner: ...
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N8n]:
-    """One n8n for the whole session: its first start takes 20 s."""
-    n8n = N8n(install(), tmp_path_factory.mktemp("n8n"))
-    try:
-        n8n.ensure()
-        yield n8n
-    finally:
-        n8n.close()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from trio_runner.protocol.backoff import ReconnectTerms, full_jitter
 
 
 def test_the_longest_waits_double_up_to_the_cap() -> None:
-    assert list(islice(full_jitter(lambda: 1.0), 7)) == [0.5, 1, 2, 4, 8, 10, 10]
+    assert list(islice(full_jitter(lambda: 1.0), 7)) == [0.5, 1, 2, 4, 5, 5, 5]
 
 
 def test_the_first_look_comes_within_the_base() -> None:
@@ -33,7 +33,7 @@ def test_a_new_iterator_starts_from_the_base_again() -> None:
 
 
 def test_the_terms_of_a_link_are_the_bounds_of_its_waits() -> None:
-    assert list(islice(ReconnectTerms().waits(lambda: 1.0), 7)) == [0.5, 1, 2, 4, 8, 10, 10]
+    assert list(islice(ReconnectTerms().waits(lambda: 1.0), 7)) == [0.5, 1, 2, 4, 5, 5, 5]
     assert list(islice(ReconnectTerms(base=0.1, cap=0.3).waits(lambda: 1.0), 4)) == [0.1, 0.2, 0.3, 0.3]
 
 

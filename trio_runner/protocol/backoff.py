@@ -16,8 +16,8 @@ class ReconnectTerms(msgspec.Struct, frozen=True, kw_only=True):
 
     base: float = 0.5
     """What the first wait is drawn below."""
-    cap: float = 10.0
-    """What every wait stays below."""
+    cap: float = 5.0
+    """What every wait stays below. A broker that is back waits for its runners half as long, on average."""
     refused_wait: float = 60.0
     """How long, on average, to leave a broker alone that refuses the auth token while others take it."""
     settled_after: float = 10.0
@@ -29,7 +29,7 @@ class ReconnectTerms(msgspec.Struct, frozen=True, kw_only=True):
         return full_jitter(random, base=self.base, cap=self.cap)
 
 
-def full_jitter(random: Callable[[], float], *, base: float = 0.5, cap: float = 10.0) -> Iterator[float]:
+def full_jitter(random: Callable[[], float], *, base: float = 0.5, cap: float = 5.0) -> Iterator[float]:
     """Yields waits in seconds, for ever. ``random`` gives numbers in [0, 1); a success starts a new iterator.
 
     The first wait is drawn below ``base``: most losses are a broker that restarts, and it is worth a quick look.
