@@ -194,6 +194,14 @@ def test_an_offer_can_be_used_until_its_validity_ends(valid_for: float, age: flo
     assert (machine.request(ask("q"), 10.0 + age) != []) is usable
 
 
+def test_lapsed_offers_do_not_pile_up_while_nobody_asks() -> None:
+    machine = broker()
+    join(machine)
+    for number in range(100):
+        machine.receive("r", offer(f"o{number}", valid_for=5000), 5.0 * number)
+    assert [one.offer_id for one in machine._offers] == ["o99"]
+
+
 @pytest.mark.parametrize("valid_for", [10**400, 1e308, 1e-7, 0.00000015])
 def test_an_offer_whose_validity_n8n_cannot_compute_is_lost(valid_for: float) -> None:
     machine = broker()

@@ -6,6 +6,7 @@ bugs and asserts that the machine finds them: a machine that finds nothing might
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, ClassVar, TypeVar
 
@@ -316,7 +317,7 @@ class UsesOffersTwice(Broker):
     """A matched offer stays open."""
 
     def _match(self, actions: list[BrokerAction], now: float) -> list[BrokerAction]:
-        offers = self._offers.copy()
+        offers = copy.deepcopy(self._offers)
         super()._match(actions, now)
         self._offers = offers
         return actions

@@ -7,7 +7,6 @@ methods, ``now`` as an argument, actions as the answer, ids injected. What conce
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Literal, assert_never
 
@@ -50,6 +49,7 @@ from trio_runner.protocol.messages import (
     ToRequesterMessage,
     encode,
 )
+from trio_runner.protocol.offers import OpenOffer, OpenOffers
 
 MAX_REFRESHES = 3
 """How often a request's timer starts anew after a deferral or an unanswered acceptance (protocol.md 12.2)."""
@@ -122,13 +122,6 @@ class _Runner(msgspec.Struct):
     struck_at: float = float("-inf")
 
 
-class _Offer(msgspec.Struct, frozen=True):
-    runner_id: str
-    offer_id: str
-    task_type: str
-    expires_at: float
-
-
 class _Request(msgspec.Struct):
     request_id: str
     task_type: str
@@ -159,7 +152,7 @@ class Broker:
         self._new_task_id = new_task_id
         self._terms = terms or BrokerTerms()
         self._runners: dict[str, _Runner] = {}
-        self._offers: deque[_Offer] = deque()
+        self._offers = OpenOffers()
         self._queue: dict[str, _Request] = {}
         self._arrivals = 0
         self._pending: dict[str, _Pending] = {}
@@ -185,7 +178,7 @@ class Broker:
 
     def open_offers(self, now: float) -> int:
         """Offers that could be matched now."""
-        self._drop_stale_offers(now)
+        self._offers.drop_lapsed(now)
         return len(self._offers)
 
     def next_deadline(self) -> float | None:
@@ -234,7 +227,8 @@ class Broker:
             case TaskOffer():
                 if _usable(message.valid_for):
                     expires_at = float("inf") if message.valid_for == -1 else now + message.valid_for / 1000
-                    self._offers.append(_Offer(runner_id, message.offer_id, message.task_type, expires_at))
+                    self._offers.drop_lapsed(now)  # also while nobody asks: they must not pile up
+                    self._offers.add(OpenOffer(runner_id, message.offer_id, message.task_type, expires_at))
                     self._match(actions, now)
             case TaskAccepted():
                 self._accepted(message.task_id, runner, actions, now)
@@ -340,14 +334,15 @@ class Broker:
     def _match(self, actions: list[BrokerAction], now: float) -> list[BrokerAction]:
         if not self._queue or not self._offers:
             return actions
-        self._drop_stale_offers(now)
-        for request_id in list(self._queue):
-            request = self._queue[request_id]
-            offer = next((o for o in self._offers if o.task_type == request.task_type), None)
-            if offer is None or request.expires_at <= now:
-                continue
-            self._offers.remove(offer)
-            del self._queue[request_id]
+        self._offers.drop_lapsed(now)
+        matched: list[tuple[_Request, OpenOffer]] = []
+        for request in self._queue.values():
+            if not self._offers:
+                break
+            if request.expires_at > now and (offer := self._offers.take(request.task_type)) is not None:
+                matched.append((request, offer))
+        for request, offer in matched:
+            del self._queue[request.request_id]
             task_id = self._new_task_id()
             self._pending[task_id] = _Pending(request, offer.runner_id, now, now + self._terms.accept_timeout)
             actions.append(ToRunner(offer.runner_id, TaskOfferAccept(task_id=task_id, offer_id=offer.offer_id)))
@@ -370,7 +365,7 @@ class Broker:
     def _not_acknowledged(self, task_id: str, pending: _Pending, actions: list[BrokerAction], now: float) -> None:
         reason = "Acknowledgement window elapsed"
         actions.append(ToRunner(pending.runner_id, TaskCancel(task_id=task_id, reason=reason)))
-        self._offers = deque(o for o in self._offers if o.runner_id != pending.runner_id)
+        self._offers.drop_of(pending.runner_id)
         self._refresh(pending.request, now)
         self._requeue(pending.request, actions)
         runner = self._runners.get(pending.runner_id)
@@ -383,7 +378,7 @@ class Broker:
 
     def _notice_silence(self, task_type: str, actions: list[BrokerAction], now: float) -> None:
         """A request expired: who says to serve its type, has nothing in hand and offers nothing, is not there."""
-        self._drop_stale_offers(now)
+        self._offers.drop_lapsed(now)
         busy = {
             item.runner_id for items in (self._offers, self._tasks.values(), self._pending.values()) for item in items
         }
@@ -407,7 +402,7 @@ class Broker:
         actions.append(ToRequester(ForwardedError(task_id=task_id, error=Raw(encode(error)))))
 
     def _forget_runner(self, runner_id: str, actions: list[BrokerAction]) -> None:
-        self._offers = deque(offer for offer in self._offers if offer.runner_id != runner_id)
+        self._offers.drop_of(runner_id)
         for task_id in [t for t, pending in self._pending.items() if pending.runner_id == runner_id]:
             self._requeue(self._pending.pop(task_id).request, actions)
         for task_id in [t for t, task in self._tasks.items() if task.runner_id == runner_id]:
@@ -435,10 +430,6 @@ class Broker:
         if request.refreshes < MAX_REFRESHES:
             request.refreshes += 1
             request.expires_at = now + self._terms.request_timeout
-
-    def _drop_stale_offers(self, now: float) -> None:
-        if any(offer.expires_at <= now for offer in self._offers):
-            self._offers = deque(offer for offer in self._offers if offer.expires_at > now)
 
 
 def _usable(valid_for: float) -> bool:
