@@ -7,8 +7,9 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ class Browser:
         self._serial = 0
         self._waiting: dict[int, Callable[[dict[str, Any]], None]] = {}
         self._pages: dict[str, Page] = {}
+        self._tabs: list[str] = []
 
     async def call(self, method: str, session: str | None = None, **params: object) -> dict[str, Any]:
         """One command and its answer."""
@@ -104,6 +106,7 @@ class Browser:
     async def open(self, url: str, **look: Any) -> Page:
         """A new tab on an address, as wide, high and dark as `Page.look` is told."""
         target = await self.call("Target.createTarget", url="about:blank")
+        self._tabs.append(target["targetId"])
         attached = await self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         page = self._pages[attached["sessionId"]] = Page(self, attached["sessionId"])
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -111,6 +114,11 @@ class Browser:
         await page.look(**look)
         await page.call("Page.navigate", url=url)
         return page
+
+    async def close_tabs(self) -> None:
+        """Closes what was opened."""
+        for tab in self._tabs:
+            await self.call("Target.closeTarget", targetId=tab)
 
     async def listen(self) -> None:
         """Takes what the process says, until it ends."""
@@ -123,11 +131,14 @@ class Browser:
                     page.note(message["method"], message["params"])
 
 
-@asynccontextmanager
-async def chromium(profile: Path) -> AsyncIterator[Browser]:
-    """A process of its own with this profile folder; gone, with all its children, when the block ends."""
+@contextmanager
+def chromium(profile: Path, limit: float = 30.0) -> Iterator[str]:
+    """A process of its own with this profile folder; gone, with all its children, when the block ends.
+
+    Gives the address at which it is spoken to.
+    """
     assert BINARY is not None
-    process = subprocess.Popen(  # noqa: ASYNC220
+    process = subprocess.Popen(
         [BINARY, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -135,21 +146,25 @@ async def chromium(profile: Path) -> AsyncIterator[Browser]:
         start_new_session=True,
     )
     try:
-        port_file = profile / "DevToolsActivePort"
-        with trio.fail_after(20):
-            while not (port_file.exists() and len(port_file.read_text().splitlines()) == 2):  # noqa: ASYNC110
-                await trio.sleep(0.02)
+        port_file, deadline = profile / "DevToolsActivePort", time.monotonic() + limit
+        while not (port_file.exists() and len(port_file.read_text().splitlines()) == 2):
+            assert time.monotonic() < deadline, "Chromium does not start"
+            assert process.poll() is None, "Chromium ended"
+            time.sleep(0.02)
         port, path = port_file.read_text().splitlines()
-        url = f"ws://127.0.0.1:{port}{path}"
-        async with (
-            open_websocket_url(url, max_message_size=_MAX_MESSAGE) as websocket,
-            trio.open_nursery() as nursery,
-        ):
-            browser = Browser(websocket)
-            nursery.start_soon(browser.listen)
-            yield browser
-            nursery.cancel_scope.cancel()
+        yield f"ws://127.0.0.1:{port}{path}"
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Browser]:
+    """A connection to a browser; the tabs that are opened through it are closed with it."""
+    async with open_websocket_url(url, max_message_size=_MAX_MESSAGE) as websocket, trio.open_nursery() as nursery:
+        browser = Browser(websocket)
+        nursery.start_soon(browser.listen)
+        yield browser
+        await browser.close_tabs()
+        nursery.cancel_scope.cancel()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from msgspec.structs import replace
 
-from tests.browser.chromium import BINARY, Browser, Page, chromium
+from tests.browser.chromium import BINARY, Browser, Page, chromium, connected
 from tests.shell.test_health import free_port
 from tests.shell.test_status import BROKER, READY, World, a_task, over
 from trio_runner.config import HealthConfig
@@ -24,6 +23,13 @@ from trio_runner.statuspage import StatusPage
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(BINARY is None, reason="there is no Chromium here")]
 
 EVIL = "<img src=x onerror='window.evil=1'><script>window.evil=2</script>"
+
+
+@pytest.fixture(scope="module")
+def chromium_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One browser for all tests; each has tabs of its own."""
+    with chromium(tmp_path_factory.mktemp("profile")) as url:
+        yield url
 
 
 class Shown:
@@ -59,9 +65,9 @@ class Shown:
 
 
 @contextlib.asynccontextmanager
-async def showing(world: World, profile: Path) -> AsyncIterator[Shown]:
+async def showing(world: World, chromium_url: str) -> AsyncIterator[Shown]:
     with trio.fail_after(60):
-        async with chromium(profile) as browser, trio.open_nursery() as nursery:
+        async with connected(chromium_url) as browser, trio.open_nursery() as nursery:
             shown = Shown(world, browser, free_port(), nursery)
             await shown.serve()
             yield shown
@@ -91,8 +97,8 @@ async def brightness(page: Page, name: str) -> int:
     return sum(map(int, colour.removeprefix("rgb(").removesuffix(")").split(",")))
 
 
-async def test_people_see_brokers_slots_tasks_failures_and_layers(tmp_path: Path) -> None:
-    async with showing(in_trouble(), tmp_path) as shown:
+async def test_people_see_brokers_slots_tasks_failures_and_layers(chromium_url: str) -> None:
+    async with showing(in_trouble(), chromium_url) as shown:
         page = await shown.open()
         everything = await page.text("body")
         for part in (
@@ -116,8 +122,8 @@ async def test_people_see_brokers_slots_tasks_failures_and_layers(tmp_path: Path
         assert await page.evaluate("document.querySelector('#times .line:not(.thin)').getTotalLength()") > 5
 
 
-async def test_the_failures_beyond_the_first_ten_are_there_when_they_are_asked_for(tmp_path: Path) -> None:
-    async with showing(in_trouble(), tmp_path) as shown:
+async def test_the_failures_beyond_the_first_ten_are_there_when_they_are_asked_for(chromium_url: str) -> None:
+    async with showing(in_trouble(), chromium_url) as shown:
         page = await shown.open()
         assert await page.evaluate("document.querySelectorAll('#failures tr').length") == 10
         assert await page.text("#failures-all") == "Show all 12"
@@ -126,8 +132,8 @@ async def test_the_failures_beyond_the_first_ten_are_there_when_they_are_asked_f
         assert await page.text("#failures-all") == "Show fewer"
 
 
-async def test_texts_of_workflows_are_texts_and_nothing_comes_from_elsewhere(tmp_path: Path) -> None:
-    async with showing(in_trouble(), tmp_path) as shown:
+async def test_texts_of_workflows_are_texts_and_nothing_comes_from_elsewhere(chromium_url: str) -> None:
+    async with showing(in_trouble(), chromium_url) as shown:
         page = await shown.open()
         assert EVIL[:70] in await page.text("#running")
         assert f"{EVIL} 11" in await page.text("#failures")
@@ -138,8 +144,8 @@ async def test_texts_of_workflows_are_texts_and_nothing_comes_from_elsewhere(tmp
         assert [url.removeprefix(origin) for url in page.requested] == ["/", "/status/events"]
 
 
-async def test_the_policy_would_stop_markup_that_got_in_all_the_same(tmp_path: Path) -> None:
-    async with showing(World(), tmp_path) as shown:
+async def test_the_policy_would_stop_markup_that_got_in_all_the_same(chromium_url: str) -> None:
+    async with showing(World(), chromium_url) as shown:
         page = await shown.open()
         await page.call("Runtime.evaluate", expression=f"document.body.innerHTML = `{EVIL}`")
         await page.call("Runtime.evaluate", expression="document.body.setAttribute('onclick', 'window.evil=3')")
@@ -152,8 +158,8 @@ async def test_the_policy_would_stop_markup_that_got_in_all_the_same(tmp_path: P
             await trio.sleep(0.02)  # they come as events
 
 
-async def test_it_fits_the_screen_and_follows_its_owner_s_taste(tmp_path: Path) -> None:
-    async with showing(in_trouble(), tmp_path) as shown:
+async def test_it_fits_the_screen_and_follows_its_owner_s_taste(chromium_url: str) -> None:
+    async with showing(in_trouble(), chromium_url) as shown:
         page = await shown.open()
         for width, dark in product((320, 400, 800, 1400), (False, True)):
             await page.look(width=width, dark=dark)
@@ -165,10 +171,10 @@ async def test_it_fits_the_screen_and_follows_its_owner_s_taste(tmp_path: Path) 
             assert (await page.screenshot()).startswith(b"\x89PNG")
 
 
-async def test_an_idle_runner_without_a_sandbox_says_so(tmp_path: Path) -> None:
+async def test_an_idle_runner_without_a_sandbox_says_so(chromium_url: str) -> None:
     world = World(mode="off")
     world.state = replace(READY, ready=False, brokers=[])
-    async with showing(world, tmp_path) as shown:
+    async with showing(world, chromium_url) as shown:
         page = await shown.open()
         everything = await page.text("body")
         for part in ("Not ready: no broker is connected", "0 of 5 taken", "0 tasks/s", "None.", "Off"):
@@ -176,9 +182,9 @@ async def test_an_idle_runner_without_a_sandbox_says_so(tmp_path: Path) -> None:
         assert page.complaints == []
 
 
-async def test_it_follows_the_runner_says_when_that_is_gone_and_comes_back_with_it(tmp_path: Path) -> None:
+async def test_it_follows_the_runner_says_when_that_is_gone_and_comes_back_with_it(chromium_url: str) -> None:
     world = World()
-    async with showing(world, tmp_path) as shown:
+    async with showing(world, chromium_url) as shown:
         page = await shown.open()
         world.state = replace(READY, tasks=4)
         await page.until("document.querySelector('#tasks').textContent === '4'")
@@ -193,10 +199,24 @@ async def test_it_follows_the_runner_says_when_that_is_gone_and_comes_back_with_
         assert await page.text("#tasks") == "2"
 
 
-async def test_a_page_that_is_closed_asks_for_nothing_more(tmp_path: Path) -> None:
-    async with showing(World(), tmp_path) as shown:
+async def test_a_page_that_is_closed_asks_for_nothing_more(chromium_url: str) -> None:
+    async with showing(World(), chromium_url) as shown:
         page = await shown.open()
         assert shown.status.listeners == 1
         await page.call("Page.navigate", url="about:blank")
         while shown.status.listeners:  # noqa: ASYNC110 - the end of a connection is what is waited for
             await trio.sleep(0.02)
+
+
+async def test_a_tab_in_the_background_asks_for_nothing_until_it_is_looked_at(chromium_url: str) -> None:
+    world = World()
+    async with showing(world, chromium_url) as shown:
+        page = await shown.open()
+        for hidden in ("true", "false"):
+            script = f"Object.defineProperty(document, 'hidden', {{get: () => {hidden}, configurable: true}})"
+            await page.evaluate(f"{script} && document.dispatchEvent(new Event('visibilitychange'))")
+            while shown.status.listeners != (hidden == "false"):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+            world.state = replace(READY, tasks=3)
+        await page.until("document.querySelector('#tasks').textContent === '3'")
+        assert not await page.evaluate("document.querySelector('#lost').checkVisibility()")
