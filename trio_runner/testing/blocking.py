@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Unpack
 
 import trio
 
-from trio_runner.testing.node import AsyncCodeNode, Item, Result, open_code_node
+from trio_runner.testing.node import Around, AsyncCodeNode, Item, Result, open_code_node
 
 START_LIMIT = 60.0
 """Seconds until a runner must be there; a tenth of a second is usual."""
@@ -48,24 +49,20 @@ class CodeNode:
             self._token.run_sync_soon(self._stop.set)
         self._thread.join(_STOP_LIMIT)
 
-    def run(
-        self, program: str | Path, items: Sequence[Item] = (), *, each: bool = False, query: object = None
-    ) -> Result:
+    def run(self, program: str | Path, items: Sequence[Item] = (), **around: Unpack[Around]) -> Result:
         """Runs a program, given as text or as the path of a file, and returns what came of it.
 
-        ``items`` are n8n's (``{"json": {…}}``) or plain dictionaries, which are wrapped; with ``each`` it runs once for
-        each of them. ``query`` is a code tool's. Raises `CodeNodeError` when the program fails.
+        ``items`` are n8n's (``{"json": {…}}``) or plain dictionaries, which are wrapped. Raises `CodeNodeError` when
+        the program fails.
         """
         if self._node is None or not self._thread.is_alive():
             raise RuntimeError("a CodeNode runs programs inside its with block only") from self._failure
-        call = partial(self._node.run, program, items, each=each, query=query)
+        call = partial(self._node.run, program, items, **around)
         return trio.from_thread.run(call, trio_token=self._token)
 
-    async def run_async(
-        self, program: str | Path, items: Sequence[Item] = (), *, each: bool = False, query: object = None
-    ) -> Result:
+    async def run_async(self, program: str | Path, items: Sequence[Item] = (), **around: Unpack[Around]) -> Result:
         """As `run`, for a test that runs under trio."""
-        call = partial(self.run, program, items, each=each, query=query)
+        call = partial(self.run, program, items, **around)
         return await trio.to_thread.run_sync(call, abandon_on_cancel=True)
 
     def _live(self) -> None:

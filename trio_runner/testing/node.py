@@ -10,7 +10,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 import trio
@@ -26,6 +26,21 @@ from trio_runner.supervisor import Runner
 Item = Mapping[str, Any]
 
 
+class Around(TypedDict, total=False):
+    """What a program is run with, besides its items."""
+
+    each: bool
+    """Once for each item, with ``_item``, instead of once with ``_items``."""
+    query: object
+    """The ``_query`` of a code tool."""
+    nodes: Mapping[str, Sequence[Item]]
+    """What other nodes gave, by their names. The last one is the node before."""
+    variables: Mapping[str, Any]
+    """n8n's variables, ``_vars``."""
+    static_data: Mapping[str, Any]
+    """``{"global": {…}}``, for ``_getWorkflowStaticData``."""
+
+
 class NotItemsError(ValueError):
     """What a program returned is not what n8n takes for items."""
 
@@ -37,6 +52,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The returned value, after its way through JSON: tuples are lists, dates are texts."""
     prints: tuple[str, ...] = ()
     """One text for each print."""
+    static_data: dict[str, Any] | None = None
+    """The workflow's static data afterwards, if the program changed it."""
+    custom_data: dict[str, str] | None = None
+    """What the program wrote into the execution's custom data."""
 
     @property
     def items(self) -> list[dict[str, Any]]:
@@ -96,25 +115,42 @@ class AsyncCodeNode:
     def __init__(self, broker: LocalBroker) -> None:
         self._broker = broker
 
-    async def run(
-        self, program: str | Path, items: Sequence[Item] = (), *, each: bool = False, query: object = None
-    ) -> Result:
+    async def run(self, program: str | Path, items: Sequence[Item] = (), **around: Unpack[Around]) -> Result:
         """Runs a program, given as text or as the path of a file, and returns what came of it.
 
-        ``items`` are n8n's (``{"json": {…}}``) or plain dictionaries, which are wrapped; with ``each`` it runs once for
-        each of them. ``query`` is a code tool's. Raises `CodeNodeError` when the program fails. Cancellation stops it.
+        ``items`` are n8n's (``{"json": {…}}``) or plain dictionaries, which are wrapped. Raises `CodeNodeError` when
+        the program fails. Cancellation stops it.
         """
-        source = _source(program)
-        workflow = LocalWorkflow(items=msgspec.json.encode([_wrapped(item) for item in items]))
-        asked = None if query is None else msgspec.json.encode(query)
-        settings = Program(source=source, workflow=workflow, each_item=each, query=asked).settings()
+        whole = _program(_source(program), items, around)
         prints: list[str] = []
         try:
-            data = await self._broker.run_task(settings, lambda texts: prints.append(_shown(texts)))
+            data = await self._broker.run_task(
+                whole.settings(), lambda texts: prints.append(_shown(texts)), whole.workflow
+            )
         except TaskFailed as failed:
             raise _error(failed.error, tuple(prints)) from None
-        value = msgspec.json.decode(data.result) if isinstance(data.result, msgspec.Raw) else None
-        return Result(value=value, prints=tuple(prints))
+        return Result(
+            value=_decoded(data.result),
+            prints=tuple(prints),
+            static_data=_decoded(data.static_data),
+            custom_data=_decoded(data.custom_data),
+        )
+
+
+def _program(source: str, items: Sequence[Item], around: Around) -> Program:
+    query = around.get("query")
+    workflow = LocalWorkflow(
+        items=msgspec.json.encode([_wrapped(item) for item in items]),
+        nodes={name: [dict(_wrapped(item)) for item in given] for name, given in around.get("nodes", {}).items()},
+        variables=dict(around.get("variables", {})),
+        static_data=dict(around.get("static_data", {})),
+    )
+    asked = None if query is None else msgspec.json.encode(query)
+    return Program(source=source, workflow=workflow, each_item=around.get("each", False), query=asked)
+
+
+def _decoded(value: msgspec.Raw | msgspec.UnsetType) -> Any:
+    return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else None
 
 
 def _source(program: str | Path) -> str:
