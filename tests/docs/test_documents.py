@@ -14,6 +14,7 @@ import pytest
 from tests.docs.fences import DOCUMENTS, ROOT, Fence, fences, without_fences
 from trio_runner import config
 from trio_runner.config import VARIABLES
+from trio_runner.sandbox.records import LAYERS
 from trio_runner.testing import CodeNode, CodeNodeError
 
 ALL = [fence for document in DOCUMENTS for fence in fences(document)]
@@ -219,6 +220,11 @@ def test_defaults_in_tables_are_those_of_the_code() -> None:
                 if shown != VARIABLES[name].default and "policy.py" not in cells[heads.index("default")]:
                     wrong.append(f"{document.name}: {name} is {shown!r}, and not {VARIABLES[name].default!r}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_layer_of_the_sandbox_is_explained() -> None:
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    assert [layer for layer in LAYERS if f"`{layer}`" not in text] == []
 
 
 def test_every_module_that_the_architecture_names_exists() -> None:
