@@ -107,6 +107,27 @@ SANDBOX_CGROUP = _var(
 TASK_MEMORY = _var("N8N_RUNNERS_TASK_MEMORY", "2048", "memory of one task's own; 0 = no limit", "MiB")
 TASK_CPU = _var("N8N_RUNNERS_TASK_CPU", "0", "processor time of one task; 0 = as the task timeout", "seconds")
 PRELOAD = _var("N8N_RUNNERS_PRELOAD", "auto", "modules imported ahead: auto (what is allowed by name), none, or names")
+REQUIREMENTS = _var(
+    "N8N_RUNNERS_REQUIREMENTS", "", "file of requirements that are installed for all programs at start", file=False
+)
+INLINE = _var(
+    "N8N_RUNNERS_INLINE_DEPENDENCIES",
+    "none",
+    "packages that programs may ask for (PEP 723): none, allow, or requirements like pandas>=2,requests",
+)
+INLINE_INDEX = _var(
+    "N8N_RUNNERS_INLINE_INDEX", "", "package index to install from; empty = the installer's own", secret=True
+)
+INLINE_WHEELS = _var(
+    "N8N_RUNNERS_INLINE_WHEELS", "", "folder of wheels to install from; without an index nothing else is asked"
+)
+INLINE_CACHE = _var("N8N_RUNNERS_INLINE_CACHE", "", "folder for environments; empty = one in the user's cache")
+INLINE_CACHE_SIZE = _var("N8N_RUNNERS_INLINE_CACHE_SIZE", "4096", "room for environments on disk", "MiB")
+INLINE_ENVIRONMENTS = _var("N8N_RUNNERS_INLINE_ENVIRONMENTS", "4", "environments that are kept warm", "environments")
+INLINE_BUILDS = _var("N8N_RUNNERS_INLINE_BUILDS", "2", "environments that are built at the same time", "builds")
+INLINE_BUILD_TIMEOUT = _var("N8N_RUNNERS_INLINE_BUILD_TIMEOUT", "300", "longest build of an environment", "seconds")
+INLINE_BUILD_SIZE = _var("N8N_RUNNERS_INLINE_BUILD_SIZE", "1024", "largest environment", "MiB")
+INLINE_WAIT = _var("N8N_RUNNERS_INLINE_WAIT", "45", "longest wait of a task for its environment", "seconds")
 BLOCK_ENV = _var("N8N_BLOCK_RUNNER_ENV_ACCESS", "true", "hide the environment from user code")
 HELPERS_ALLOW = _var(
     "N8N_RUNNERS_HELPERS_ALLOW", ALL, "n8n's helpers for user code, like httpRequest; * = all, none = none"
@@ -290,6 +311,27 @@ class TracingConfig(msgspec.Struct, frozen=True, kw_only=True):
     sample_rate: float | None = None
 
 
+class PackagesConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Packages that the runner installs by itself, for programs that ask for them (`inline`) or for all of them.
+
+    ``inline`` is None when programs may not ask, ``()`` when they may ask for anything. Sizes are bytes.
+    """
+
+    inline: tuple[str, ...] | None = None
+    requirements: str = ""
+    index: str = ""
+    wheels: str = ""
+    cache: str
+    cache_size: int = int(INLINE_CACHE_SIZE.default) * MIB
+    environments: int = int(INLINE_ENVIRONMENTS.default)
+    builds: int = int(INLINE_BUILDS.default)
+    build_timeout: int = int(INLINE_BUILD_TIMEOUT.default)
+    build_size: int = int(INLINE_BUILD_SIZE.default) * MIB
+    wait: int = int(INLINE_WAIT.default)
+    opens_network: bool = True
+    """Whether the sandbox's mode follows from what the operator allows by name (``auto``)."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the runner was told. Times are seconds, sizes are bytes; VARIABLES says what each field means."""
 
@@ -313,6 +355,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     preload: tuple[str, ...] | None = None
     """None: whatever is allowed by name."""
     allow_transitive_imports: bool = False
+    packages: PackagesConfig | None = None
+    """None when nothing is ever installed."""
     health: HealthConfig | None = None
     log_level: str = LOG_LEVEL.default
     no_color: bool = False
@@ -335,6 +379,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             described[secret] = described[secret] and "***"
         if self.tracing is not None and self.tracing.headers:
             described["tracing"] = msgspec.structs.replace(self.tracing, headers="***")
+        if self.packages is not None and self.packages.index:
+            described["packages"] = msgspec.structs.replace(self.packages, index="***")
         return described
 
     def __repr__(self) -> str:
@@ -382,6 +428,7 @@ def load(environ: Mapping[str, str]) -> Loaded:
         calls=CallRules(helpers=read.known(HELPERS_ALLOW, HELPERS), data=read.known(DATA_ALLOW, DATA)),
         preload=read.preload(),
         allow_transitive_imports=read.boolean(TRANSITIVE),
+        packages=read.packages(),
         health=read.health(),
         log_level=read.log_level(),
         no_color=NO_COLOR.name in environ,
@@ -589,6 +636,61 @@ class _Reader:
         if word == "auto":
             return None
         return () if word == "none" else tuple(sorted(_entries(text)))
+
+    def packages(self) -> PackagesConfig | None:
+        inline, requirements = self.inline(), self.text(REQUIREMENTS).strip()
+        index, wheels, cache = (self.text(name).strip() for name in (INLINE_INDEX, INLINE_WHEELS, INLINE_CACHE))
+        if index and urlsplit(index).scheme not in ("http", "https", "file"):  # not repeated: it may hold a password
+            self.problems.append(f"{INLINE_INDEX.name}: The address of an index begins with https://, http:// or file:")
+        for variable, path in ((REQUIREMENTS, requirements), (INLINE_WHEELS, wheels), (INLINE_CACHE, cache)):
+            if path and not path.startswith("/"):
+                self.problem(variable, path, "This is not an absolute path. Begin it with '/'.")
+        sizes = {
+            "cache_size": self.integer(INLINE_CACHE_SIZE, "The cache's size must be positive") * MIB,
+            "environments": self.integer(INLINE_ENVIRONMENTS, "Environments must be positive"),
+            "builds": self.integer(INLINE_BUILDS, "Builds must be positive"),
+            "build_timeout": self.integer(INLINE_BUILD_TIMEOUT, "The build timeout must be positive"),
+            "build_size": self.integer(INLINE_BUILD_SIZE, "The build size must be positive") * MIB,
+            "wait": self.integer(INLINE_WAIT, "The wait must be positive"),
+        }
+        if inline is None and not requirements:
+            return None
+        return PackagesConfig(
+            inline=inline,
+            requirements=requirements,
+            index=index,
+            wheels=wheels,
+            cache=cache or self.cache_folder(),
+            opens_network=self.text(SANDBOX).strip().lower() == "auto",
+            **sizes,
+        )
+
+    def inline(self) -> tuple[str, ...] | None:
+        text = self.text(INLINE)
+        word = text.strip().lower()
+        if word in ("none", ""):
+            return None
+        if word in ("allow", ALL):
+            return ()
+        from trio_runner.inline import Allowance, InlineError, split_list
+
+        entries = split_list(text)
+        try:
+            Allowance(entries)
+        except InlineError as error:
+            self.problem(INLINE, text, f"{error}. Set it to none, allow, or requirements split by commas.")
+        return entries
+
+    def cache_folder(self) -> str:
+        """Where a system's or a user's cache belongs; root's own folder would be closed to the sandbox's user."""
+        import os
+
+        if os.geteuid() == 0:
+            return "/var/cache/trio-runner"
+        base = self.environ.get("XDG_CACHE_HOME") or os.path.join(self.environ.get("HOME", ""), ".cache")  # noqa: PTH118
+        if not base.startswith("/"):
+            self.problems.append(f"{INLINE_CACHE.name}: There is no home folder to keep environments in. Set it.")
+        return f"{base}/trio-runner"
 
     def policy(self) -> Policy:
         relaxed = self.one_of(POLICY, ("compat", "relaxed")) == "relaxed"

@@ -57,6 +57,10 @@ class Setup(msgspec.Struct, frozen=True):
     preload: tuple[str, ...]
     portable: bool = False
     """Only what every POSIX system has, as on macOS: no pidfds, no parent-death signal, no confinement."""
+    path: tuple[str, ...] | None = None
+    """Where modules are looked for, when not where the runner looks for its own."""
+    confined_preload: tuple[str, ...] = ()
+    """Modules that each child imports after it has confined itself, while it waits: those that nobody vouches for."""
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -74,6 +74,8 @@ def main(control_fd: int) -> NoReturn:
     if not setup.policy.allows_import("trio"):
         # ours, not the user's: packages that can use it (httpcore) would load it into every child
         sys.modules["trio"] = None  # type: ignore[assignment]
+    if setup.path is not None:  # ours are loaded by now, and find what they still need by their packages
+        sys.path[:] = setup.path
     not_preloaded = _preload(setup.preload)
     prepared = child.Prepared(setup.policy, setup.max_payload, setup.confinement)
     child.rehearse(setup.policy)
@@ -94,7 +96,7 @@ def main(control_fd: int) -> NoReturn:
         control.sendall(RECORD.pack(READY, 0, 0, len(payload)) + payload)
     except BrokenPipeError:  # the runner did not wait
         os._exit(0)
-    Zygote(control, prepared, locks, groups, pidfds=pidfds).run()
+    Zygote(control, prepared, locks, groups, setup.confined_preload, pidfds=pidfds).run()
 
 
 class Zygote:
@@ -106,6 +108,7 @@ class Zygote:
         prepared: child.Prepared,
         locks: lockdown.Lockdown,
         groups: cgroups.Groups | None,
+        confined_preload: tuple[str, ...] = (),
         *,
         pidfds: bool,
     ) -> None:
@@ -113,6 +116,7 @@ class Zygote:
         self._prepared = prepared
         self._locks = locks
         self._groups = groups
+        self._confined_preload = confined_preload
         self._pidfds = pidfds
         self._alive: set[int] = set()
         self._wakeup, self._wakeup_end = _socket.socketpair()
@@ -192,6 +196,9 @@ class Zygote:
             signal(SIGCHLD, SIG_DFL)
             pthread_sigmask(SIG_SETMASK, ())
             self._locks.apply(sock.fileno())
+            if self._confined_preload:
+                _preload(self._confined_preload)
+                gc.freeze()
             child.serve(sock, self._prepared)
         except BaseException:  # noqa: S110 - nothing may escape into the zygote's loop; the exit status tells
             pass
