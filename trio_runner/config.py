@@ -640,7 +640,7 @@ class _Reader:
     def packages(self) -> PackagesConfig | None:
         inline, requirements = self.inline(), self.text(REQUIREMENTS).strip()
         index, wheels, cache = (self.text(name).strip() for name in (INLINE_INDEX, INLINE_WHEELS, INLINE_CACHE))
-        if index and urlsplit(index).scheme not in ("http", "https", "file"):  # not repeated: it may hold a password
+        if index and not _is_address(index):  # not repeated: it may hold a password
             self.problems.append(f"{INLINE_INDEX.name}: The address of an index begins with https://, http:// or file:")
         for variable, path in ((REQUIREMENTS, requirements), (INLINE_WHEELS, wheels), (INLINE_CACHE, cache)):
             if path and not path.startswith("/"):
@@ -792,6 +792,13 @@ def health_url(environ: Mapping[str, str]) -> str:
     host = {"0.0.0.0": HEALTH_HOST.default, "::": "::1"}.get(host, host)  # noqa: S104 - recognised, not listened on
     host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{environ.get(HEALTH_PORT.name) or HEALTH_PORT.default}"
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return urlsplit(text).scheme in ("http", "https", "file") and text.isprintable()
+    except ValueError:
+        return False
 
 
 def _entries(text: str) -> frozenset[str]:

@@ -26,6 +26,8 @@ RUN_BUCKETS: Final = (
 QUEUE_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Seconds, up to the time after which a task without a worker fails."""
 _CALL_OUTCOMES: Final = ("success", "error", "refused")
+BUILD_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+"""Seconds, from a wheel that is at hand to a slow index."""
 _REASONS: Final = {
     REJECT_EXPIRED: "expired",
     REJECT_FULL: "full",
@@ -61,6 +63,10 @@ class Counters:
         self.worker_deaths = dict.fromkeys(("idle", "lease", "task"), 0)
         self.forks = 0
         self.fork_failures = 0
+        self.environments = 0
+        """Environments of programs with packages of their own that have workers now."""
+        self.builds = dict.fromkeys(("built", "resolver", "timeout", "size", "internal"), 0)
+        self.build_time = Histogram(BUILD_BUCKETS)
         self.task_ended: Callable[[TaskRecord], None] | None = None
         """Who is told of each task that was started and has ended: see `listen`."""
         self.task_not_started: Callable[[str, Note], None] | None = None

@@ -13,14 +13,19 @@ log = get_logger("demands")
 
 
 def check_layers(report: records.Report, setup: records.Setup) -> None:
-    """Says what holds and refuses to go on where that is not enough. Raises `SandboxError`."""
+    """Says what holds and refuses to go on where that is not enough. Raises `SandboxError`.
+
+    Of an environment's zygote (it has a path of its own) nobody needs to read what the first one has said already.
+    """
+    level = 20 if setup.path is None else 10
     mode = setup.confinement.mode
     status = {layer.name: layer for layer in report.layers}
     active = [layer.name for layer in report.layers if layer.status == records.ACTIVE]
-    log.info("Sandbox %s%s: %s", mode, " (sealed: no file can be opened)" if report.sealed else "", ", ".join(active))
+    sealed = " (sealed: no file can be opened)" if report.sealed else ""
+    log.log(level, "Sandbox %s%s: %s", mode, sealed, ", ".join(active))
     for layer in report.layers:
         if layer.status == records.UNAVAILABLE:
-            log.info("Sandbox layer %s is unavailable: %s", layer.name, layer.detail)
+            log.log(level, "Sandbox layer %s is unavailable: %s", layer.name, layer.detail)
     for name in setup.confinement.require:
         if status[name].status != records.ACTIVE:
             raise SandboxError(

@@ -216,7 +216,7 @@ def _last_used(folder: Path) -> float:
         return time.time()
 
 
-def _modules(distributions: list[metadata.PathDistribution], names: frozenset[str]) -> tuple[str, ...]:
+def _modules(distributions: list[metadata.Distribution], names: frozenset[str]) -> tuple[str, ...]:
     """What can be imported of the packages that were asked for, by their lists of files: nothing is imported here."""
     from packaging.utils import canonicalize_name
 

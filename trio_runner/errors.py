@@ -1,13 +1,13 @@
 """Every way in which the runner itself can fail, and what each means for the caller.
 
 Three families: `RetryableError` (try again later), `FatalError` (end the process with `exit_code`, saying why) and, for
-one task only, `WorkerError` (reported to the broker as that task's failure). Errors of user code are no exceptions
-here: they are `sandbox.frames.Failure` values.
+one task only, `WorkerError` and `PackagesError` (reported to the broker as that task's failure). Errors of user code
+are no exceptions here: they are `sandbox.frames.Failure` values.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class RunnerError(Exception):
@@ -88,3 +88,23 @@ class WorkerError(RunnerError):
         super().__init__(message)
         self.message = message
         self.description = description
+
+
+class PackagesError(RunnerError):
+    """A program does not get the packages that it asks for. The text is for the workflow's author."""
+
+    def __init__(
+        self,
+        message: str,
+        description: str = "",
+        *,
+        line: int | None = None,
+        kind: Literal["error", "violation", "worker"] = "worker",
+        before_start: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.description = description
+        self.line = line
+        self.kind = kind
+        self.before_start = before_start

@@ -13,6 +13,7 @@ import signal
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -20,7 +21,8 @@ from msgspec import Raw, UnsetType
 
 from trio_runner.calls import Ask, Calls
 from trio_runner.counters import Counters
-from trio_runner.errors import WorkerError
+from trio_runner.errors import PackagesError, WorkerError
+from trio_runner.inline import MARK
 from trio_runner.log import get_logger
 from trio_runner.pool import Pool, Worker
 from trio_runner.protocol.messages import (
@@ -43,6 +45,9 @@ from trio_runner.sandbox.frames import Failure, FrameError, FrameParser
 from trio_runner.sandbox.userapi import MAX_PRINTS, PRINTS_CUT
 from trio_runner.taskrecord import Outcome, TaskRecord
 from trio_runner.workerio import DeadOnArrivalError, receive, send
+
+if TYPE_CHECKING:
+    from trio_runner.environments import Environments
 
 log = get_logger("executor")
 
@@ -100,9 +105,11 @@ class Executor:
         cpu_limit: int = 0,
         rules: CallRules | None = None,
         counters: Counters | None = None,
+        environments: Environments | None = None,
     ) -> None:
-        """``rules`` say what programs may ask n8n for."""
+        """``rules`` say what programs may ask n8n for; ``environments`` serve those with packages of their own."""
         self._pool = pool
+        self._environments = environments
         self._task_timeout = task_timeout
         self._cpu_limit = cpu_limit
         self._counters = counters or Counters()
@@ -129,15 +136,24 @@ class Executor:
         started = trio.current_time()
         record = record or TaskRecord(task_id, settings, broker="", accepted_at=started)
         try:
-            outcome = await self._attempt(record, emit, ask)
+            outcome = await self._placed(record, emit, ask)
         except WorkerError as error:
             outcome = Failure(message=error.message, description=error.description, kind="worker")
+        except PackagesError as error:
+            outcome = Failure(
+                message=error.message,
+                description=error.description or None,
+                line=error.line,
+                before_start=error.before_start,
+                kind=error.kind,
+            )
         except Exception as error:
             # a defect of ours must cost this task only
             log.exception("Task %s met an internal error", task_id)
             outcome = Failure(message=_INTERNAL, description=f"{type(error).__name__}: {error} [TR411]", kind="worker")
         now = trio.current_time()
         if isinstance(outcome, Failure):
+            outcome = self._with_advice(outcome, settings.code)
             extra = record.end(_OUTCOMES[outcome.kind], now)
             record.reason = _reason(outcome)
             log.log(30 if outcome.kind == "syntax" else 40, "%s", _failed(record, outcome), extra=extra)
@@ -148,11 +164,33 @@ class Executor:
         log.info(text, task_id, _duration(now - started), _size(size), record.place, extra=extra)
         return TaskDone(task_id=task_id, data=outcome)
 
-    async def _attempt(self, record: TaskRecord, emit: Emit, ask: Ask | None) -> ResultData | Failure:
+    async def _placed(self, record: TaskRecord, emit: Emit, ask: Ask | None) -> ResultData | Failure:
+        """Runs the task where its packages are. Waiting for them is no part of the time that the task may take."""
+        environments = self._environments
+        if environments is None or MARK not in record.settings.code:
+            return await self._attempt(self._pool, record, emit, ask)
+
+        def say(text: str) -> None:
+            log.info("Task %s: %s", record.task_id, text, extra={"task_id": record.task_id})
+            params = Raw(msgspec.json.encode([f"'{text}'"]))
+            emit(Rpc(call_id=next(self._call_ids), task_id=record.task_id, name="logNodeOutput", params=params))
+
+        async with environments.use(record.settings.code, say) as pool:
+            return await self._attempt(pool or self._pool, record, emit, ask)
+
+    def _with_advice(self, failure: Failure, source: str) -> Failure:
+        """A refused import, in a program that names its dependencies, may be about them."""
+        description = failure.description or ""
+        if "Import of external" not in description or MARK not in source:
+            return failure
+        advice = _UNDECLARED if self._environments is not None else _NOT_OPEN
+        return msgspec.structs.replace(failure, description=f"{description}\n\n{advice}")
+
+    async def _attempt(self, pool: Pool, record: TaskRecord, emit: Emit, ask: Ask | None) -> ResultData | Failure:
         """Leases a worker and runs the task. A worker that was dead has seen nothing of it: another one is leased."""
         for _ in range(_ATTEMPTS):
             with suppress(DeadOnArrivalError):
-                async with self._pool.lease() as worker:
+                async with pool.lease() as worker:
                     record.leased_at = trio.current_time()
                     with trio.move_on_after(self._task_timeout) as limit:
                         outcome = await self._converse(_Talk(worker, record, emit, ask, self._frame_limits))
@@ -367,6 +405,11 @@ def _nonsense(error: BaseException) -> Failure:
     )
 
 
+_UNDECLARED = "Or the program names the package that the module belongs to in its own dependencies."
+_NOT_OPEN = (
+    "The dependencies that the program names have no effect: for that, the runner's operator sets "
+    "N8N_RUNNERS_INLINE_DEPENDENCIES."
+)
 _INTERNAL = "The runner failed to run this task. This is likely an internal error."
 _VANISHED = (
     "The worker process is gone and nobody knows why; the runner replaces its workers. Run the node again. [TR409]"

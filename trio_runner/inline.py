@@ -8,7 +8,6 @@ bounded, one pass over it is all, and only lines of our own making leave this mo
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from packaging.version import Version
 
 MARK: Final = "# /// script"
+"""A program without this text has no metadata: the one test that every program meets."""
 _END: Final = "# ///"
 _MAX_BLOCK: Final = 16_384
 _MAX_REQUIREMENT: Final = 300
@@ -67,16 +67,13 @@ class Plan(msgspec.Struct, frozen=True):
         return ", ".join(self.requirements)
 
 
-def mentioned(source: str) -> bool:
-    """The cheap test that every program meets: nanoseconds per kilobyte."""
-    return MARK in source
-
-
 def read(source: str) -> Metadata | None:
     """The metadata of a program, None when it has none. Raises `InlineError`."""
     block = _block(source.replace("\r\n", "\n"))
     if block is None:
         return None
+    import tomllib
+
     text, line = block
     try:
         table = tomllib.loads(text)
@@ -91,7 +88,7 @@ def read(source: str) -> Metadata | None:
         raise InlineError(text, line=line)
     dependencies, requires = table.get("dependencies", []), table.get("requires-python", "")
     if not isinstance(dependencies, list) or not all(isinstance(entry, str) for entry in dependencies):
-        raise InlineError("dependencies must be a list of texts, like [\"pandas>=2\"]", line=line)
+        raise InlineError('dependencies must be a list of texts, like ["pandas>=2"]', line=line)
     if not isinstance(requires, str):
         raise InlineError('requires-python must be a text, like ">=3.11"', line=line)
     if len(dependencies) > _MAX_REQUIREMENTS:
@@ -167,7 +164,9 @@ class Allowance:
                 f"The extra {requirement.name}[{extra[0]}] is not allowed. The runner's operator allows: {listed}"
             )
         if not _overlap(requirement.specifier, allowed.specifier):
-            raise InlineError(f"No version of {line_of(requirement)} is allowed. The runner's operator allows: {line_of(allowed)}")
+            raise InlineError(
+                f"No version of {line_of(requirement)} is allowed. The runner's operator allows: {line_of(allowed)}"
+            )
 
 
 def split_list(text: str) -> tuple[str, ...]:

@@ -44,7 +44,9 @@ _UV: Final = {
 }
 _PATH: Final = re.compile(r"(?<![\w:/.])/(?:[^\s/`'\"]+/)+([^\s/`'\"]*)")
 _CREDENTIALS: Final = re.compile(r"//[^/@\s]*@")
-_NOISE: Final = re.compile(r"Using (CPython|Python)|Resolved |Prepared |Installed |Bytecode |Audited | *[+~-] |hint: .*`--")
+_NOISE: Final = re.compile(
+    r"Using (CPython|Python)|Resolved |Prepared |Installed |Bytecode |Audited | *[+~-] |hint: .*`--"
+)
 
 Kind = Literal["resolver", "timeout", "size", "internal"]
 
@@ -91,7 +93,7 @@ async def install(
     limit = _Limit(place, config.build_size)
     with trio.move_on_after(config.build_timeout) as patience:
         await limit.start()
-        code = await _run(_command(uv, place, config), _environment(config, environment, place), log, limit)
+        code = await _run(_command(uv, plan, place, config), _environment(config, environment, place), log, limit)
     if patience.cancelled_caught:
         raise BuildError("timeout", f"The installation took longer than {config.build_timeout} s and was stopped")
     if limit.exceeded or code == -signal.SIGXFSZ:
@@ -108,12 +110,15 @@ def _prepare(place: Workplace, plan: Plan) -> None:
     place.site.mkdir()
     (place.folder / "home").mkdir()
     (place.folder / "requirements.txt").write_text("".join(f"{line}\n" for line in plan.requirements))
-    (place.folder / "constraints.txt").write_text("".join(f"{line}\n" for line in plan.constraints))
+    if plan.constraints:
+        (place.folder / "constraints.txt").write_text("".join(f"{line}\n" for line in plan.constraints))
 
 
-def _command(uv: str, place: Workplace, config: PackagesConfig) -> list[str]:
+def _command(uv: str, plan: Plan, place: Workplace, config: PackagesConfig) -> list[str]:
     command = [uv, "pip", "install", "--target", str(place.site), "--python", sys.executable]
-    command += ["--requirements", "requirements.txt", "--constraints", "constraints.txt"]
+    command += ["--requirements", "requirements.txt"]
+    if plan.constraints:
+        command += ["--constraints", "constraints.txt"]
     command += ["--only-binary", ":all:", "--no-config", "--no-python-downloads", "--keyring-provider", "disabled"]
     command += ["--cache-dir", str(place.cache), "--compile-bytecode", "--no-progress", "--color", "never"]
     if config.wheels:

@@ -40,6 +40,7 @@ class _Collector(Collector):
         yield from _runner(self._state)
         yield from _workers(self._state, self._counters)
         yield from _tasks(self._counters)
+        yield from _packages(self._counters)
         yield from _brokers(self._state, self._counters)
 
 
@@ -78,6 +79,13 @@ def _tasks(counters: Counters) -> Iterator[Metric]:
             calls.add_metric([method, outcome], count)
     yield calls
     yield _histogram("trio_runner_call_seconds", "From a call of a program to n8n's answer", counters.call)
+
+
+def _packages(counters: Counters) -> Iterator[Metric]:
+    live = "Environments of programs with packages of their own that have workers"
+    yield GaugeMetricFamily("trio_runner_environments", live, value=counters.environments)
+    yield _counters("trio_runner_environment_builds", "Builds that have ended", "outcome", counters.builds)
+    yield _histogram("trio_runner_environment_build_seconds", "Builds that succeeded", counters.build_time)
 
 
 def _brokers(state: Readiness, counters: Counters) -> Iterator[Metric]:

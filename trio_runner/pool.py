@@ -17,7 +17,7 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
@@ -29,6 +29,9 @@ from trio_runner.log import get_logger
 from trio_runner.protocol.backoff import full_jitter
 from trio_runner.sandbox import records
 from trio_runner.sandbox.policy import Confinement, Policy
+
+if TYPE_CHECKING:
+    from trio_runner.outfit import Outfit
 
 log = get_logger("pool")
 
@@ -157,6 +160,10 @@ class Pool:
         self.restarts = 0
         self.report: records.Report | None = None
         self.changed: Callable[[], None] = lambda: None  # to be set by who wants to know when `alive` may have changed
+
+    def equip(self, outfit: Outfit) -> None:
+        """Takes what an environment decides in place of what the pool was made with. Before `run`."""
+        self._setup = msgspec.structs.replace(self._setup, **msgspec.structs.asdict(outfit))
 
     @property
     def idle(self) -> int:

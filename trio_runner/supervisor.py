@@ -2,7 +2,7 @@
 
     Runner.run
     ├─ Runner._watch_signals    ├─ serve_health    ├─ Pool.run ── the zygote's process    ├─ IdleClock.run
-    ├─ Runner._lose_patience
+    ├─ Runner._lose_patience    ├─ Environments.run ── a build or a Pool.run, one per environment
     ├─ Links._watch_names
     │    └─ NameWatch.run, one per name behind which there may be several brokers
     └─ Links._serve, one per broker: logs in, connects, and takes the broker's messages
@@ -100,17 +100,24 @@ class Runner:
         self._slots = Slots(config.max_concurrency)
         idle = config.max_concurrency if spare_workers is None else spare_workers
         max_result = max(1, config.max_payload - ENVELOPE)
-        self.pool = pool or Pool(
+        self._make_pool = partial(
+            Pool,
             config.policy,
             max_payload=max_result,
-            idle=idle,
             environment=_child_environment(environment or {}, blocked=config.policy.block_env),
             confinement=confinement_of(config),
             preload=config.preload,
             counters=self.counters,
         )
+        self.pool = pool or self._make_pool(idle=idle)
         self.pool.changed = self._note_workers
         self._note_workers()
+        self._outfitter = self._environments = None
+        if config.packages is not None:
+            from trio_runner.outfitter import Outfitter
+
+            self._outfitter = Outfitter(config, confinement_of(config), environment or {}, self.counters)
+            self._environments = self._outfitter.environments(partial(self._make_pool, idle=min(2, idle)))
         executor = executor or Executor(
             self.pool,
             task_timeout=config.task_timeout,
@@ -118,6 +125,7 @@ class Runner:
             cpu_limit=confinement_of(config).cpu,
             rules=config.calls,
             counters=self.counters,
+            environments=self._environments,
         )
         self._idle_clock = IdleClock(config.auto_shutdown_timeout)
         runner_id = config.runner_id or "".join(secrets.choice(_ID_ALPHABET) for _ in range(22))
@@ -136,6 +144,7 @@ class Runner:
             ),
         )
         self._root = trio.CancelScope()
+        self._preparation = trio.CancelScope()
         self._patience = trio.CancelScope()
         self.tasks_cut_off = 0
 
@@ -180,6 +189,7 @@ class Runner:
     def stop(self, within: float) -> None:
         """Starts a graceful shutdown: no more offers; what still runs after ``within`` seconds is cut off."""
         self._patience.deadline = min(self._patience.deadline, trio.current_time() + within)
+        self._preparation.cancel()
         self._links.stop()
 
     def stop_now(self) -> None:
@@ -204,6 +214,11 @@ class Runner:
                     if (health := self._config.health) is not None:
                         page = [self._status_page(health.status_hosts).answer] if health.status_page else []
                         await services.start(serve_health, health, self.readiness, self.counters, *page)
+                    with self._preparation:
+                        if self._outfitter is not None:
+                            await self._outfitter.equip(self.pool)
+                        if self._environments is not None:
+                            await services.start(self._environments.run)
                     services.start_soon(self.pool.run)
                     services.start_soon(self._idle_clock.run, partial(self.stop, IDLE_SHUTDOWN_LIMIT))
                     await self._run_links()

@@ -87,6 +87,7 @@ def test_an_environment_with_only_a_token_gives_the_defaults_of_the_reference() 
         "calls": CallRules(),
         "preload": None,
         "allow_transitive_imports": False,
+        "packages": None,
         "health": None,
         "log_level": "INFO",
         "no_color": False,
@@ -244,7 +245,12 @@ FILE_VARIABLES = sorted(variable.name for variable in VARIABLES.values() if vari
 
 def test_every_variable_but_the_log_level_and_those_of_others_can_be_given_as_a_file() -> None:
     others = {name for name in VARIABLES if name.startswith("OTEL_")}
-    assert set(VARIABLES) - set(FILE_VARIABLES) == {"N8N_RUNNERS_LAUNCHER_LOG_LEVEL", "NO_COLOR", *others}
+    assert set(VARIABLES) - set(FILE_VARIABLES) == {
+        "N8N_RUNNERS_LAUNCHER_LOG_LEVEL",
+        "N8N_RUNNERS_REQUIREMENTS",  # the path of a file itself
+        "NO_COLOR",
+        *others,
+    }
     assert VARIABLES["NO_COLOR"].spellings == ("NO_COLOR",)
     assert VARIABLES["ENVIRONMENT"].spellings == ("ENVIRONMENT", "ENVIRONMENT_FILE")
 
@@ -265,6 +271,10 @@ FILE_VALUES = {
     "N8N_RUNNERS_SANDBOX_REQUIRE": "seccomp",
     "N8N_RUNNERS_SANDBOX_CGROUP": "/sys/fs/cgroup/seven",
     "N8N_RUNNERS_LOG_FORMAT": "json",
+    "N8N_RUNNERS_INLINE_DEPENDENCIES": "seven>=7",
+    "N8N_RUNNERS_INLINE_INDEX": "https://seven/simple",
+    "N8N_RUNNERS_INLINE_WHEELS": "/seven",
+    "N8N_RUNNERS_INLINE_CACHE": "/seven",
     "N8N_OTEL_ENABLED": "false",
     "N8N_OTEL_TRACES_SAMPLE_RATE": "0.5",
 }
@@ -276,7 +286,7 @@ def test_a_value_in_a_file_counts_like_the_plain_one_without_the_blanks_around_i
     file = tmp_path / "value"
     file.write_text(f"\n {value} \r\n", encoding="utf-8")
     enabled = dict.fromkeys(("N8N_RUNNERS_HEALTH_CHECK_SERVER_ENABLED", "N8N_OTEL_ENABLED"), "true")
-    base = {"N8N_RUNNERS_GRANT_TOKEN": "granted", **enabled}
+    base = {"N8N_RUNNERS_GRANT_TOKEN": "granted", "N8N_RUNNERS_INLINE_DEPENDENCIES": "allow", **enabled}
     rest = {other: text for other, text in base.items() if other != name}
     from_file = load({**rest, f"{name}_FILE": str(file)}).config
     assert from_file == load({**rest, name: value}).config
@@ -407,8 +417,8 @@ def test_what_is_not_an_integer_is_refused_in_the_words_of_the_reference(variabl
     assert "without a fraction or a unit, for example" in text
 
 
-def test_ten_variables_are_integers() -> None:
-    assert len(INTEGERS) == 10  # guards the two tests above against an empty table
+def test_sixteen_variables_are_integers() -> None:
+    assert len(INTEGERS) == 16  # guards the two tests above against an empty table
 
 
 # Booleans
@@ -733,6 +743,9 @@ SPECIFIED = """
     N8N_OTEL_EXPORTER_OTLP_TRACING_PATH N8N_OTEL_EXPORTER_OTLP_HEADERS N8N_OTEL_TRACES_SAMPLE_RATE
     N8N_RUNNERS_TASK_BROKER_DNS_INTERVAL N8N_RUNNERS_TASK_BROKER_CA
     N8N_RUNNERS_HELPERS_ALLOW N8N_RUNNERS_DATA_ALLOW
+    N8N_RUNNERS_REQUIREMENTS N8N_RUNNERS_INLINE_DEPENDENCIES N8N_RUNNERS_INLINE_INDEX N8N_RUNNERS_INLINE_WHEELS
+    N8N_RUNNERS_INLINE_CACHE N8N_RUNNERS_INLINE_CACHE_SIZE N8N_RUNNERS_INLINE_ENVIRONMENTS N8N_RUNNERS_INLINE_BUILDS
+    N8N_RUNNERS_INLINE_BUILD_TIMEOUT N8N_RUNNERS_INLINE_BUILD_SIZE N8N_RUNNERS_INLINE_WAIT
 """
 
 
@@ -880,8 +893,9 @@ def test_tokens_and_the_sentry_address_are_masked_wherever_a_config_is_shown() -
     secrets = {name: f"{SECRET}-{name}" for name, variable in VARIABLES.items() if variable.secret}
     tokens = {"N8N_RUNNERS_GRANT_TOKEN", "N8N_RUNNERS_AUTH_TOKEN", "N8N_SENTRY_DSN"}
     headers = {"N8N_OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"}
-    assert set(secrets) == tokens | headers
-    secrets["N8N_OTEL_ENABLED"] = "true"
+    assert set(secrets) == tokens | headers | {"N8N_RUNNERS_INLINE_INDEX"}
+    secrets["N8N_RUNNERS_INLINE_INDEX"] = f"https://name:{SECRET}@index/simple"
+    secrets |= {"N8N_OTEL_ENABLED": "true", "N8N_RUNNERS_INLINE_DEPENDENCIES": "allow"}
     for environ in (secrets, {**secrets, "N8N_RUNNERS_AUTH_TOKEN": ""}):
         loaded = load(environ)
         shown = [repr(loaded), str(loaded.config), repr(loaded.config.__rich_repr__()), repr(loaded.config.describe())]
@@ -900,7 +914,7 @@ def test_an_environment_without_secrets_keeps_everything_else_and_is_a_copy() ->
     environ = {**secrets, **kept}
     assert without_secrets(environ) == kept
     assert environ == {**secrets, **kept}
-    assert len(secrets) == 10
+    assert len(secrets) == 12
 
 
 SPELLINGS = sorted(spelling for variable in VARIABLES.values() for spelling in variable.spellings)
