@@ -34,6 +34,7 @@ PATIENCE: Final = 1.0
 FAILED_FOR: Final = 30.0
 """Seconds for which a failed build is not tried again: a workflow in a loop must not become a loop of builds."""
 _MAX_PLANS: Final = 500
+_MAX_MESSAGE: Final = 500
 
 Say = Callable[[str], None]
 
@@ -231,8 +232,8 @@ class Environments:
 
 def _failed(plan: Plan, error: BuildError) -> PackagesError:
     text = str(error)
-    lines = text.splitlines()
-    decisive = next((line for line in lines if line.startswith("Because")), lines[0])
+    start = max(0, text.find("Because "))  # before it stands only that there is no solution
+    decisive = " ".join(text[start:].split())[:_MAX_MESSAGE]
     return PackagesError(
         f"The packages of this program could not be installed: {decisive}",
         f"{text}\n\nAsked for: {plan}\nThe runner tries again {FAILED_FOR:.0f} seconds after a failure.",

@@ -22,6 +22,7 @@ MARK: Final = "# /// script"
 """A program without this text has no metadata: the one test that every program meets."""
 _END: Final = "# ///"
 _MAX_BLOCK: Final = 16_384
+_MAX_BLANKS: Final = 100  # behind the mark: what is read there again and again must not be the whole of a long line
 _MAX_REQUIREMENT: Final = 300
 _MAX_REQUIREMENTS: Final = 50
 _MAX_VERSION: Final = 40
@@ -77,13 +78,16 @@ def read(source: str) -> Metadata | None:
     text, line = block
     try:
         table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers with more digits than Python reads
         raise InlineError(f"The metadata block is not valid TOML: {_clip(error)}", line=line) from None
     for field in table:
         if field not in _FIELDS:
             known = ", ".join(_FIELDS)
             raise InlineError(f"The metadata block holds {_clip(repr(field))}, which is none of {known}", line=line)
-    if "uv" in (table.get("tool") or {}):
+    tools = table.get("tool", {})
+    if not isinstance(tools, dict):
+        raise InlineError("tool must be a table", line=line)
+    if "uv" in tools:
         text = "[tool.uv] has no effect here: the runner's operator decides where packages come from. Remove it."
         raise InlineError(text, line=line)
     dependencies, requires = table.get("dependencies", []), table.get("requires-python", "")
@@ -103,7 +107,8 @@ def _block(text: str) -> tuple[str, int] | None:
     while (at := text.find(MARK, at)) != -1:
         start, end = at, text.find("\n", at)
         at += len(MARK)
-        if (start and text[start - 1] != "\n") or text[at : end if end != -1 else None].strip():
+        rest = text[at : min(end, at + _MAX_BLANKS) if end != -1 else at + _MAX_BLANKS]
+        if (start and text[start - 1] != "\n") or rest.strip():
             continue  # in the middle of a line, or a word that only begins like it
         line = text.count("\n", 0, start) + 1
         if found is not None:

@@ -28,6 +28,8 @@ from trio_runner.inline import Plan
 
 _LOOK: Final = 0.5
 """Seconds between two looks at the size of what is being installed."""
+_TOO_LARGE: Final = "File too large"
+"""What the system says of a file beyond the limit, where its signal is ignored."""
 _MAX_LOG: Final = 16_384
 _MAX_WORDS: Final = 2000
 _PASSED_ON: Final = frozenset(
@@ -93,13 +95,18 @@ async def install(
     limit = _Limit(place, config.build_size)
     with trio.move_on_after(config.build_timeout) as patience:
         await limit.start()
-        code = await _run(_command(uv, plan, place, config), _environment(config, environment, place), log, limit)
+        try:
+            code = await _run(_command(uv, plan, place, config), _environment(config, environment, place), log, limit)
+        except* OSError as group:
+            reason = getattr(group.exceptions[0], "strerror", None)
+            raise BuildError("internal", f"uv could not be started: {reason}") from None
+        await limit.look()
     if patience.cancelled_caught:
         raise BuildError("timeout", f"The installation took longer than {config.build_timeout} s and was stopped")
-    if limit.exceeded or code == -signal.SIGXFSZ:
+    text = "" if code == 0 else await trio.to_thread.run_sync(_tail, log)
+    if limit.exceeded or code == -signal.SIGXFSZ or _TOO_LARGE in text:
         raise BuildError("size", f"The packages take more room than the {config.build_size // MIB} MiB allowed")
     if code != 0:
-        text = await trio.to_thread.run_sync(_tail, log)
         words = clean(text, (str(place.folder), str(place.cache), config.wheels, sys.prefix), config.index)
         raise BuildError("resolver" if code > 0 else "internal", words or f"uv ended with code {code}")
     if not await trio.to_thread.run_sync(seal, place.site):
@@ -153,10 +160,7 @@ async def _run(command: list[str], environment: dict[str, str], log: Path, limit
                 start_new_session=True,
                 deliver_cancel=_kill,
             )
-            try:
-                process: trio.Process = await nursery.start(run)
-            except OSError as error:
-                raise BuildError("internal", f"uv could not be started: {error.strerror}") from error
+            process: trio.Process = await nursery.start(run)
             limit.bound_files(process.pid)
             nursery.start_soon(limit.watch, nursery.cancel_scope)
             try:
@@ -201,8 +205,12 @@ class _Limit:
         """Looks at the size until cancelled; ends the build when it is too large."""
         while not self.exceeded:
             await trio.sleep(_LOOK)
-            self.exceeded = await trio.to_thread.run_sync(self._is_exceeded)
+            await self.look()
         build.cancel()
+
+    async def look(self) -> None:
+        """Looks once."""
+        self.exceeded = self.exceeded or await trio.to_thread.run_sync(self._is_exceeded)
 
     def _is_exceeded(self) -> bool:
         # what is in the cache already is linked to, not copied; another build that runs meanwhile counts as well

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -611,13 +612,14 @@ def drawn() -> dict[str, set[str]]:
     return children
 
 
-async def test_the_tree_of_tasks_is_the_one_drawn_in_the_docstring() -> None:
+async def test_the_tree_of_tasks_is_the_one_drawn_in_the_docstring(tmp_path: Path) -> None:
     async with trio.open_nursery() as nursery:
         broker = LocalBroker(auth_token="auth-secret")
         port = await nursery.start(broker.serve)
         health = {f"N8N_RUNNERS_HEALTH_CHECK_SERVER_{name}": value for name, value in HEALTH.items()}
         uri = {"N8N_RUNNERS_TASK_BROKER_URI": f"dns+http://127.0.0.1:{port}"}
-        runner = Runner(config_for(**uri, **health), spare_workers=1)
+        inline = {"N8N_RUNNERS_INLINE_DEPENDENCIES": "allow", "N8N_RUNNERS_INLINE_CACHE": str(tmp_path)}
+        runner = Runner(config_for(**uri, **health, **inline), spare_workers=1)
         nursery.start_soon(runner.run)
         printed = trio.Event()
         body = {"code": "print('here')\nwhile True: pass", "nodeMode": "runOnceForAllItems", "items": []}

@@ -73,6 +73,9 @@ class Report(msgspec.Struct, frozen=True):
     not_preloaded: dict[str, str]
 
 
+OURS_BY_NAME: Final = ("jmespath",)
+"""What children import for us by its name: it must be there before modules are looked for elsewhere."""
+
 NOT_WORTH_PRELOADING: Final = frozenset({"antigravity", "this", "idlelib", "turtle", "turtledemo", "tkinter", "test"})
 """Standard modules that do something when they are imported, or need a display."""
 

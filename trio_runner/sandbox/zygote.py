@@ -45,6 +45,7 @@ from trio_runner.sandbox.records import (
     FORK_FAILED,
     KILL,
     OFF,
+    OURS_BY_NAME,
     PING,
     PONG,
     READY,
@@ -74,7 +75,8 @@ def main(control_fd: int) -> NoReturn:
     if not setup.policy.allows_import("trio"):
         # ours, not the user's: packages that can use it (httpcore) would load it into every child
         sys.modules["trio"] = None  # type: ignore[assignment]
-    if setup.path is not None:  # ours are loaded by now, and find what they still need by their packages
+    if setup.path is not None:  # ours are loaded by now, and find what they still need in their own packages
+        _preload(OURS_BY_NAME)
         sys.path[:] = setup.path
     not_preloaded = _preload(setup.preload)
     prepared = child.Prepared(setup.policy, setup.max_payload, setup.confinement)
