@@ -1,4 +1,4 @@
-"""How many processes share a run of the tests."""
+"""How many processes share a run of the tests, and the wheel of this checkout, installed where nothing else is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
+
+from tests.release.wheel_kit import build, install
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -20,3 +22,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if chosen or all(Path(path.partition("::")[0]).is_file() for path in config.args):
         return 0
     return (os.cpu_count() or 1) + 1
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The wheel and the sdist."""
+    return build(tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="session")
+def commands(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of commands of an environment that holds the wheel and what it needs, and nothing else."""
+    return install(built[0], tmp_path_factory.mktemp("installed") / "venv")

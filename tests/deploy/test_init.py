@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -159,3 +160,24 @@ def test_requirements_name_the_packages_of_the_modules_that_are_allowed(tmp_path
     assert invoke("docker", "-o", str(tmp_path), "--external", "pandas,sklearn").exit_code == 0
     lines = [line for line in (tmp_path / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     assert lines == ["pandas", "scikit-learn"]
+
+
+def test_the_commands_of_the_documentation_do_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shlex
+
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "deploying.md").read_text()
+    shown = [line for line in text.splitlines() if line.startswith("trio-runner init ")]
+    assert {shlex.split(line)[2] for line in shown} >= {"compose", "kubernetes", "systemd", "launcher", "internal"}
+    for line in shown:
+        result = invoke(*shlex.split(line)[2:])
+        assert result.exit_code == 0, result.output
+    for kind in re.findall(r"`trio-runner init (.*?)(?: -o \w+)?`", text):
+        assert invoke(*shlex.split(kind)).exit_code == 0
+
+
+def test_the_changelog_begins_with_what_is_not_released_or_with_this_version() -> None:
+    changelog = (Path(__file__).parents[2] / "CHANGELOG.md").read_text()
+    first = re.search(r"^## (\S+)", changelog, re.MULTILINE)
+    assert first is not None
+    assert first[1] in ("Unreleased", __version__)

@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import random
+import shlex
 import signal
 import socket
 import subprocess
@@ -462,16 +463,20 @@ class N8n:
 
     # -- internal mode
 
-    def internal_mode(self, scratch: Path) -> dict[str, str]:
-        """Puts a Python runner where n8n looks for its own; returns the settings for start().
+    @property
+    def python_of_internal_mode(self) -> Path:
+        """Where this n8n looks for the Python that starts its runner."""
+        return self.folder / "node_modules" / "@n8n" / "task-runner-python" / ".venv" / "bin" / "python"
+
+    def internal_mode(self, scratch: Path, start: Path) -> dict[str, str]:
+        """Puts ``start`` where n8n looks for its own Python; returns the settings for start().
 
         n8n runs `<n8n package>/../@n8n/task-runner-python/.venv/bin/python -m src.main` and passes little more than
         PATH on. So the file in the installation only says "whatever PATH has", stays the same for every run, and the
         folder on PATH holds the choice.
         """
-        place = self.folder / "node_modules" / "@n8n" / "task-runner-python" / ".venv" / "bin" / "python"
-        _script(place, 'exec trio-runner-in-internal-mode "$@"')
-        _script(scratch / "bin" / "trio-runner-in-internal-mode", f'exec "{sys.executable}" -m trio_runner')
+        _script(self.python_of_internal_mode, 'exec trio-runner-in-internal-mode "$@"')
+        _script(scratch / "bin" / "trio-runner-in-internal-mode", f'exec {shlex.quote(str(start))} "$@"')
         return {
             "N8N_RUNNERS_MODE": "internal",
             "N8N_RUNNERS_STDLIB_ALLOW": "time",

@@ -31,6 +31,7 @@ from tests.e2e.n8n_server import (
     free_port,
     tail,
 )
+from tests.release.wheel_kit import run
 
 pytestmark = pytest.mark.n8n
 
@@ -305,17 +306,21 @@ def internal_runner(n8n: N8n) -> int:
     """The pid of the Python runner that n8n itself has started."""
 
     def find() -> int:
-        pids = [p for p in descendants(n8n.server.pid) if "-m trio_runner" in command_line(p)]
+        pids = [p for p in descendants(n8n.server.pid) if command_line(p).rstrip().endswith("trio-runner start")]
         return min(pids, default=0)  # its own children come later
 
     return eventually(find, "n8n to start the runner")
 
 
 def test_n8n_starts_this_runner_itself_in_internal_mode_and_starts_it_again_when_it_dies(
-    server: N8n, tmp_path: Path
+    server: N8n, tmp_path: Path, commands: Path
 ) -> None:
+    """With the script that `trio-runner init internal` makes, from the wheel alone."""
+    start = tmp_path / "python"
+    said = run(commands / "trio-runner", "init", "internal", "--n8n", server.folder, "-o", start, cwd=tmp_path)
+    assert "Next:" in said
     try:
-        server.ensure(**server.internal_mode(tmp_path))
+        server.ensure(**server.internal_mode(tmp_path, start))
         assert server.call("py-all").status == 200
         assert server.call("py-sleep?s=0.1").body == [{"slept": 0.1}]  # the allowlist was passed on
         first = internal_runner(server)
