@@ -50,11 +50,13 @@ def test_the_sdist_holds_what_the_tests_need_too(built: tuple[Path, Path]) -> No
 
 
 def readme_commands() -> list[str]:
-    """Every block of the README's shell commands that needs neither an n8n nor a checkout, with the wheel's command."""
+    """Every block of the README's shell commands that needs no n8n, nothing out of one and no checkout."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     plain = [block.replace("uv run trio-runner", "trio-runner") for block in blocks]
     return [
-        block for block in plain if "trio-runner" in block and not any(word in block for word in ("<secret>", "uv run"))
+        block
+        for block in plain
+        if "trio-runner" in block and not any(word in block for word in ("<secret>", "uv run", "execution.json"))
     ]
 
 
@@ -69,6 +71,22 @@ def test_the_readme_s_commands_work_with_the_wheel(commands: Path, tmp_path: Pat
 
 def test_the_wheel_s_own_version_is_the_one_place_s(commands: Path, tmp_path: Path) -> None:
     assert run(commands / "trio-runner", "--version", cwd=tmp_path) == f"trio-runner, version {__version__}\n"
+
+
+TESTING = """
+from trio_runner.testing import CodeNode
+with CodeNode() as node:
+    assert node.run("return _items", [{"a": 1}]).json == [{"a": 1}]
+"""
+
+
+def test_pages_explanations_and_the_kit_for_other_people_s_tests_are_in_the_wheel(
+    commands: Path, tmp_path: Path
+) -> None:
+    page = 'from trio_runner.statuspage import page; assert b"</html>" in page()[0]'
+    run(commands / "python", "-c", page, cwd=tmp_path)
+    run(commands / "trio-runner", "explain", "TR401", cwd=tmp_path)
+    run(commands / "python", "-c", TESTING, cwd=tmp_path)
 
 
 def test_the_wheel_finds_itself_for_the_image_and_the_image_s_steps_make_a_runner(
