@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.sandbox.test_values import anything
 from trio_runner.sandbox.friendly import UnsendableError, duration
 from trio_runner.sandbox.values import encode
 
@@ -126,7 +127,7 @@ def test_odd_arrays_and_tables() -> None:
     assert friendly([np.datetime64("NaT"), np.timedelta64(90, "s"), np.timedelta64("NaT")]) == [None, "PT1M30S", None]
     assert friendly(np.ma.masked_array([1, 2], mask=[False, True])) == [1, None]
     assert friendly(np.array([date(2024, 1, 2), {1}], dtype=object)) == ["2024-01-02", [1]]
-    assert friendly(np.array([0.5], np.longdouble)) == [0.5]
+    assert friendly([np.array([0.5], np.longdouble), np.array([1j]), np.clongdouble(2)]) == [[0.5], ["1j"], "(2+0j)"]
     assert friendly(pd.DataFrame({"n": pd.array([1, None], "Int64"), "c": pd.Categorical(["x", "y"])})) == [
         {"n": 1, "c": "x"},
         {"n": None, "c": "y"},
@@ -219,6 +220,25 @@ def test_what_is_json_is_the_same_under_both(value: object) -> None:
             return str(error)
 
     assert outcome_of(friendly=True) == outcome_of() == outcome_of(items=True)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(anything, st.booleans())
+def test_whatever_is_returned_the_outcome_is_strict_json(value: object, items: bool) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    json.loads(encode(value, friendly=True).decode(), parse_constant=refuse)
+    json.loads(encode(value, items=items).decode(), parse_constant=refuse)
+
+
+def test_a_whole_decimal_that_n8n_would_round_is_a_text() -> None:
+    assert friendly([Decimal(2**53 - 1), Decimal(2**53 + 1), Decimal("-1E+3"), Decimal("1E+400")]) == [
+        2**53 - 1,
+        str(2**53 + 1),
+        -1000,
+        "1E+400",
+    ]
 
 
 def test_values_are_friendly_at_any_depth_in_any_container() -> None:

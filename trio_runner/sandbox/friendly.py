@@ -208,7 +208,9 @@ def _numpy_scalar(value: Any) -> object:
     if value.dtype.kind in "mM" or value.dtype.names is not None:
         return _numpy_array(value)
     plain = value.item()
-    return float(plain) if type(plain) is type(value) else plain  # a long double is its own item
+    if type(plain) is not type(value):
+        return plain
+    return str(value) if value.dtype.kind == "c" else float(plain)  # a long double is its own item
 
 
 def _numpy_array(value: Any) -> object:
@@ -221,8 +223,6 @@ def _numpy_array(value: Any) -> object:
         return value.astype("timedelta64[us]").tolist()
     if value.dtype.names is not None:  # one object a record
         return [{name: row[name] for name in value.dtype.names} for row in value] if value.ndim else _row(value)
-    if kind in "fc" and value.dtype.itemsize > 8 * (2 if kind == "c" else 1):
-        return value.astype("complex128" if kind == "c" else "float64").tolist()
     return value.tolist()
 
 
