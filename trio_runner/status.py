@@ -371,7 +371,9 @@ def _time_of_day(seconds: float) -> str:
 
 
 def _shown(broker: BrokerState) -> BrokerState:
-    last_error = broker.last_error and one_line(broker.last_error, _LONGEST_REASON, "…")
+    # the broker's name stands beside it anyway
+    last_error = broker.last_error and broker.last_error.removeprefix(f"{broker.broker}: ")
+    last_error = last_error and one_line(last_error, _LONGEST_REASON, "…")
     return msgspec.structs.replace(broker, last_error=last_error)
 
 

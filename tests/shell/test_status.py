@@ -247,6 +247,12 @@ def test_code_and_data_are_never_part_of_it() -> None:
     assert b"secret" not in msgspec.json.encode(world.snapshot())
 
 
+def test_what_a_broker_failed_with_does_not_repeat_its_name() -> None:
+    world = World()
+    world.state = replace(READY, brokers=[replace(BROKER, last_error="n8n:5679: Connection refused"), BROKER])
+    assert [broker.last_error for broker in world.snapshot().brokers] == ["Connection refused", None]
+
+
 @pytest.mark.parametrize(
     ("change", "state"),
     [
