@@ -55,8 +55,11 @@ def test_a_method_of_dicts_goes_before_a_field() -> None:
 
 
 def test_a_field_that_is_missing_is_an_error_that_names_those_there_are() -> None:
-    with pytest.raises(AttributeError, match="there is no field 'nme'; there are: name, tags, address, items"):
+    with pytest.raises(
+        AttributeError, match="there is no field 'nme'; there are: name, tags, address, items"
+    ) as caught:
         _ = item().json.nme
+    assert caught.value.__suppress_context__, "or its KeyError would be told as the cause"
     with pytest.raises(AttributeError, match="there is no field 'nme'"):
         del item().json.nme
     with pytest.raises(AttributeError, match=r"f11, …$"):

@@ -88,10 +88,12 @@ class JsList(list[Any]):
 
 def _refuse(fields: AttrDict, name: str) -> NoReturn:
     if name.startswith("__") and name.endswith("__"):  # a protocol asks, not a person
-        raise AttributeError(f"'dict' object has no attribute '{name}'")
+        raise AttributeError(f"'dict' object has no attribute '{name}'") from None
     known = ", ".join(str(key)[:60] for key in list(fields)[:_MAX_NAMED])
     more = ", …" if len(fields) > _MAX_NAMED else ""
-    raise AttributeError(f"there is no field '{name}'; there are: {known}{more}" if known else f"no field '{name}'")
+    raise AttributeError(
+        f"there is no field '{name}'; there are: {known}{more}" if known else f"no field '{name}'"
+    ) from None
 
 
 def dotted(value: Any) -> Any:
