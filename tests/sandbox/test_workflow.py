@@ -98,8 +98,9 @@ def test_a_node_whose_name_is_computed_is_asked_for_when_it_is_read_and_once() -
 
 def test_the_environment_is_asked_for_by_those_who_mention_it() -> None:
     n8n = shop()
-    assert result("return [_env.STAGE, _env['STAGE'], _env.get('X')]", n8n) == ["test", "test", None]
-    assert n8n.requests[0]["env"] is True
+    source = "name = 'Orders'\nreturn [_env.STAGE, _env['STAGE'], _env.get('X'), len(_(name).all())]"
+    assert result(source, n8n) == ["test", "test", None, 3]
+    assert [request["env"] for request in n8n.requests] == [True, False]
 
 
 def test_an_environment_that_n8n_keeps_is_an_error_when_it_is_read() -> None:
@@ -130,6 +131,13 @@ return _input.all()
     one, two = result(source, given=GIVEN)
     assert one == {"json": {"n": 1, "first": True, "all": True}, "pairedItem": {"item": 0}}
     assert two == {"json": {"n": 2, "second": True, "all": True}, "pairedItem": {"item": 1}}
+
+
+def test_a_large_input_is_not_decoded_for_its_first_item() -> None:
+    data = json.dumps([*GIVEN, *items({"text": "x" * 1_000_000})]).encode().removesuffix(b"]") + b", no JSON"
+    assert result("return [_input.first().json.n, _json.n]", given=data) == [1, 1]
+    with pytest.raises(ValueError, match=r"."):
+        result("return [_input.first(), _items]", given=data)
 
 
 def test_an_empty_input_has_no_items() -> None:
