@@ -76,6 +76,48 @@ ALL_ITEMS = {
         "_jmespath(_input.all(), '[?json.n > `1`].json.name')",
     ),
     "parameter": ("$parameter.mode", "_parameter.mode"),
+    "input context": ("$input.context", "_input.context"),
+    "json of the first": ("[$json, $binary, $itemIndex]", "[_json, _binary, _itemIndex]"),
+    "node run": ("$('Source').all(0, 0).map(i => i.json.n)", "[i.json.n for i in _('Source').all(0, 0)]"),
+    "node paired": ("$('Source').pairedItem(1).json", "_('Source').pairedItem(1).json"),
+    "node context": ("$('Source').context", "_('Source').context"),
+    "node table, source": ("$node['Source'].json", "_node['Source'].json"),
+    "node table, brackets": ("$node['Source']['json']['name']", "_node['Source']['json']['name']"),
+    "node table, parameter": ("$node['Source'].parameter.jsCode", "_node['Source'].parameter.jsCode"),
+    "node table, run": ("$node['Source'].runIndex", "_node['Source'].runIndex"),
+    "node version": ("$nodeVersion", "_nodeVersion"),
+    "resume form url": ("$execution.resumeFormUrl", "_execution.resumeFormUrl"),
+    "zone": ("$now.zoneName", "_now.zoneName"),
+    "months": (
+        "$today.set({month: 1, day: 31}).plus({months: 1}).endOf('month').toISO()",
+        "_today.set({'month': 1, 'day': 31}).plus({'months': 1}).endOf('month').toISO()",
+    ),
+    "format": ("$today.toFormat('yyyy-MM-dd EEEE d MMM W ZZ')", "_today.toFormat('yyyy-MM-dd EEEE d MMM W ZZ')"),
+    "difference": (
+        "$today.plus({days: 40}).diff($today, 'weeks').weeks",
+        "_today.plus(days=40).diff(_today, 'weeks').weeks",
+    ),
+    "jmespath filter": (
+        "$jmespath({a: [{b: 1}, {b: 2}]}, 'a[?b > `1`]')",
+        "_jmespath({'a': [{'b': 1}, {'b': 2}]}, 'a[?b > `1`]')",
+    ),
+    "static data": (
+        "[$getWorkflowStaticData('global'), $getWorkflowStaticData('node')]",
+        "[_getWorkflowStaticData('global'), _getWorkflowStaticData('node')]",
+    ),
+}
+OUTPUTS = {
+    # behind the first output of `Split`, which holds what is greater than 1
+    "the one that leads here": ("$('Split').all().map(i => i.json.n)", "[i.json.n for i in _('Split').all()]"),
+    "the first": ("$('Split').all(0).map(i => i.json.n)", "[i.json.n for i in _('Split').all(0)]"),
+    "the second": ("$('Split').first(1).json.n", "_('Split').first(1).json.n"),
+    "where it comes from": (
+        "[0, 1].map(i => $('Source').itemMatching(i).json.n)",
+        "[_('Source').itemMatching(i).json.n for i in range(2)]",
+    ),
+    "the same place": ("$node['Source'].json.n", "_node['Source'].json.n"),
+    "before": ("$prevNode.outputIndex", "_prevNode.outputIndex"),
+    "its condition": ("$input.params.conditions.combinator", "_input.params.conditions.combinator"),
 }
 EACH_ITEM = {
     "json": ("$json", "_json"),
@@ -244,6 +286,19 @@ def test_every_name_gives_what_javascript_gives_for_each_item(site: Site) -> Non
     mode = "runOnceForEachItem"
     ends = [javascript("Js", in_javascript(EACH_ITEM), mode), python("Py", in_python(EACH_ITEM), mode)]
     compare(site.run(workflow("names-each", javascript("Source", SOURCE), MIDDLE, ends=ends)))
+
+
+def test_outputs_and_items_behind_a_branch_are_those_of_javascript(site: Site) -> None:
+    more = {
+        "id": "c",
+        "leftValue": "={{ $json.n }}",
+        "rightValue": 1,
+        "operator": {"type": "number", "operation": "gt"},
+    }
+    conditions = {"options": {"typeValidation": "strict"}, "combinator": "and", "conditions": [more]}
+    split = node("Split", "if", 2, conditions=conditions)
+    ends = [javascript("Js", in_javascript(OUTPUTS)), python("Py", in_python(OUTPUTS))]
+    compare(site.run(workflow("names-outputs", javascript("Source", SOURCE), MIDDLE, split, ends=ends)))
 
 
 COUNTING = """

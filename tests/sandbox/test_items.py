@@ -70,6 +70,9 @@ def test_a_field_that_is_missing_is_an_error_that_names_those_there_are() -> Non
 
 def test_protocols_that_look_for_special_names_find_none() -> None:
     assert not hasattr(item(), "__array__")
+    hostile = AttrDict({"__array_interface__": {"data": [1, False]}, "__deepcopy__": 1, "__fspath__": "x"})
+    assert not any(hasattr(hostile, name) for name in hostile)
+    assert copy.deepcopy(hostile) == hostile
     assert type(copy.deepcopy(item()).json) is AttrDict
     assert pickle.loads(pickle.dumps(item())) == ITEM
     assert type(item().json.copy()) is AttrDict

@@ -28,6 +28,9 @@ class AttrDict(dict[str, Any]):
     __slots__ = ()
 
     def __getattr__(self, name: str) -> Any:
+        # A protocol asks for `__deepcopy__` or `__array_interface__`, not a person: data from outside must not answer.
+        if name[:2] == "__":
+            raise AttributeError(f"'dict' object has no attribute '{name}'")
         try:
             return self[name]
         except KeyError:
@@ -87,8 +90,6 @@ class JsList(list[Any]):
 
 
 def _refuse(fields: AttrDict, name: str) -> NoReturn:
-    if name.startswith("__") and name.endswith("__"):  # a protocol asks, not a person
-        raise AttributeError(f"'dict' object has no attribute '{name}'") from None
     known = ", ".join(str(key)[:60] for key in list(fields)[:_MAX_NAMED])
     more = ", …" if len(fields) > _MAX_NAMED else ""
     raise AttributeError(
