@@ -28,11 +28,11 @@ class Builder:
         self._counters = counters
         self._store = Store(config)
         self._turn = trio.Semaphore(config.builds)
-        self._uv = ""
+        self.uv = ""
 
     async def open(self) -> None:
         """Looks whether there is all that it takes. Raises `StartError`."""
-        self._uv = find_uv(self._environment.get("PATH"))
+        self.uv = find_uv(self._environment.get("PATH"))
         await trio.to_thread.run_sync(self._store.open)
 
     def key(self, plan: Plan) -> str:
@@ -68,7 +68,7 @@ class Builder:
     async def _build(self, key: str, plan: Plan) -> Built:
         try:
             with self._store.building() as place:
-                await install(self._uv, plan, place, self._config, self._environment)
+                await install(self.uv, plan, place, self._config, self._environment)
                 built = await trio.to_thread.run_sync(self._store.publish, key, plan, place)
             await trio.to_thread.run_sync(self._store.trim)
         except OSError as error:

@@ -19,7 +19,8 @@ import trio
 
 from trio_runner import __version__, log
 from trio_runner.auth import fetch_grant_token
-from trio_runner.config import AUTH_TOKEN, MIB, VARIABLES, BrokerAddress, Config, ConfigError, load
+from trio_runner.config import AUTH_TOKEN, MIB, VARIABLES, BrokerAddress, Config, ConfigError, load, without_secrets
+from trio_runner.counters import Counters
 from trio_runner.errors import RunnerError, StartError
 from trio_runner.executor import Executor
 from trio_runner.http import trust
@@ -65,7 +66,7 @@ def examine(environ: Mapping[str, str]) -> list[Finding]:
     findings += [Finding("settings", "ignored or odd", "note", warning) for warning in loaded.warnings]
     findings += _settings(environ)
     findings += _memory(loaded.config)
-    findings += trio.run(_try, loaded.config, bool(broken))
+    findings += trio.run(_try, loaded.config, without_secrets(environ), bool(broken))
     return findings
 
 
@@ -107,8 +108,8 @@ def _available_memory() -> int:
     return 0
 
 
-async def _try(config: Config, broken: bool) -> list[Finding]:
-    findings = await _try_sandbox(config)
+async def _try(config: Config, environ: Mapping[str, str], broken: bool) -> list[Finding]:
+    findings = await _try_sandbox(config, environ)
     try:
         brokers = [broker for named in config.brokers for broker in await _brokers_behind(named)]
         tls = trust(config.broker_ca) if any(broker.secure for broker in brokers) else None
@@ -136,7 +137,28 @@ async def _brokers_behind(broker: BrokerAddress) -> list[BrokerAddress]:
     return [broker.at(address) for address in sorted(await look_up(broker.host, broker.port))]
 
 
-async def _try_sandbox(config: Config) -> list[Finding]:
+async def _try_packages(config: Config, environ: Mapping[str, str], pool: Pool) -> list[Finding]:
+    """Whether packages can be installed. Those of all programs are, so that their imports can be tried."""
+    if config.packages is None:
+        return []
+    from trio_runner.outfitter import Outfitter
+
+    outfitter = Outfitter(config, confinement_of(config), environ, Counters())
+    try:
+        text = await outfitter.open()
+        findings = [Finding("packages", "uv", "ok", text)]
+        installed = await outfitter.equip(pool)
+    except StartError as error:
+        return [Finding("packages", "uv" if "uv" in str(error) else "environments", "bad", str(error))]
+    if installed:
+        findings.append(Finding("packages", "for all programs", "ok", ", ".join(installed)))
+    allowed = config.packages.inline
+    if allowed is not None:
+        findings.append(Finding("packages", "programs may ask for", "ok", ", ".join(allowed) or "anything"))
+    return findings
+
+
+async def _try_sandbox(config: Config, environ: Mapping[str, str]) -> list[Finding]:
     pool = Pool(
         config.policy,
         max_payload=config.max_payload,
@@ -144,15 +166,16 @@ async def _try_sandbox(config: Config) -> list[Finding]:
         confinement=confinement_of(config),
         preload=config.preload,
     )
+    packages = await _try_packages(config, environ, pool)
     try:
         async with trio.open_nursery() as nursery:
             started = trio.current_time()
             await nursery.start(pool.run)
             findings = _layers(config, pool, (trio.current_time() - started) * 1000)
-            findings += await _imports(config, pool)
+            findings += [*packages, *await _imports(config, pool)]
             nursery.cancel_scope.cancel()
     except* StartError as group:
-        findings = [Finding("sandbox", config.confinement.mode, "bad", str(group.exceptions[0]))]
+        findings = [*packages, Finding("sandbox", config.confinement.mode, "bad", str(group.exceptions[0]))]
         if pool.report is not None:
             findings += _layers(config, pool, 0)
     return findings

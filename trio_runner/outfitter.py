@@ -56,16 +56,24 @@ class Outfitter:
 
         return Environments(self._config, self._builder, equipped, self._counters)
 
-    async def equip(self, pool: Pool) -> None:
-        """Installs the requirements of all programs, if there are any. Raises `StartError`: nothing goes without."""
+    async def open(self) -> str:
+        """Looks whether packages can be installed and says with what, and where to. Raises `StartError`."""
+        await self._builder.open()
+        return f"{self._builder.uv}, into {self._config.cache}"
+
+    async def equip(self, pool: Pool) -> tuple[str, ...]:
+        """Installs the requirements of all programs, if there are any, and says what they have become.
+
+        Raises `StartError`: nothing goes without.
+        """
         name = self._config.requirements
         if not name:
-            return
+            return ()
         try:
             text = await trio.Path(name).read_text(encoding="utf-8-sig")
             plan = _plan(text)
             if plan is None:
-                return
+                return ()
             await self._builder.open()
             self._base = await self._builder.obtain(plan)
         except OSError as error:
@@ -77,6 +85,7 @@ class Outfitter:
         assert self._base is not None
         log.info("Packages for all programs: %s", ", ".join(self._base.about.installed))
         pool.equip(outfit.extended(self._terms, self._base))
+        return self._base.about.installed
 
 
 def _plan(text: str) -> Plan | None:

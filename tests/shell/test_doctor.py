@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from pathlib import Path
 
 import pytest
 
+from tests.wheel_kit import make_wheel
 from trio_runner import doctor
 from trio_runner.doctor import Finding
 
@@ -58,6 +61,28 @@ def test_without_a_token_the_problem_is_told_and_the_rest_is_still_looked_at() -
     assert "N8N_RUNNERS_GRANT_TOKEN is required" in find(findings, "settings", "problem").text
     assert find(findings, "imports", "json").mark == "ok"
     assert find(findings, "broker", "127.0.0.1:5679").mark == "note"
+
+
+def test_packages_are_installed_so_that_their_imports_can_be_tried(tmp_path: Path) -> None:
+    make_wheel(tmp_path, "tiny", "1.0")
+    (tmp_path / "requirements.txt").write_text("tiny")
+    environ = {
+        "N8N_RUNNERS_AUTH_TOKEN": TOKEN,
+        "N8N_RUNNERS_TASK_BROKER_URI": f"http://127.0.0.1:{free_port()}",
+        "N8N_RUNNERS_INLINE_DEPENDENCIES": "tiny<3",
+        "N8N_RUNNERS_INLINE_WHEELS": str(tmp_path),
+        "N8N_RUNNERS_INLINE_CACHE": str(tmp_path / "cache"),
+        "N8N_RUNNERS_REQUIREMENTS": str(tmp_path / "requirements.txt"),
+        "N8N_RUNNERS_EXTERNAL_ALLOW": "tiny",
+        "PATH": os.environ["PATH"],
+    }
+    findings = doctor.examine(environ)
+    assert find(findings, "packages", "uv").text.endswith(f"uv, into {tmp_path}/cache")
+    assert find(findings, "packages", "for all programs").text == "tiny==1.0"
+    assert find(findings, "packages", "programs may ask for").text == "tiny<3"
+    assert find(findings, "imports", "tiny").mark == "ok"
+    findings = doctor.examine({**environ, "N8N_RUNNERS_INLINE_WHEELS": str(tmp_path / "none")})
+    assert find(findings, "packages", "environments").text.startswith("There is no folder")
 
 
 def test_a_required_layer_that_cannot_be_had_is_broken() -> None:
