@@ -70,7 +70,7 @@ def _syntax_advice(said: str, code: str) -> str:
     for pattern, advice in SYNTAX:
         if re.search(pattern, said):
             return advice
-    return JAVASCRIPT if _LIKE_JAVASCRIPT.search(code) else NOT_PYTHON
+    return JAVASCRIPT if re.search(_LIKE_JAVASCRIPT, code) else NOT_PYTHON
 
 
 def for_result(said: str) -> str:
@@ -89,7 +89,7 @@ RESULTS: Final = (
 )
 """By the beginning of the text; the first that fits."""
 
-_LIKE_JAVASCRIPT: Final = re.compile(
+_LIKE_JAVASCRIPT: Final = (
     r"\$(json|input|node|items|\()|^\s*(const|let|var|function|new|switch)\s|=>|===|!==|&&|\|\||^\s*//|;\s*$|\+\+"
 )
 JAVASCRIPT: Final = (
