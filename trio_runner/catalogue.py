@@ -93,8 +93,22 @@ def with_code(text: str) -> str:
     return f"{text} [{found[0].code}]" if found else text
 
 
-def show(found: Iterable[Entry]) -> str:
-    """For a terminal."""
+def show(found: Iterable[Entry], *, width: int = 100) -> str:
+    """For a terminal: links as the names of their documents, lines of this width."""
     return "\n\n".join(
-        f"{entry.code}  {entry.title}\n  Cause:  {entry.cause}\n  Remedy: {entry.remedy}" for entry in found
+        "\n".join(
+            [
+                f"{entry.code}  {entry.title}",
+                _paragraph("  Cause:  ", entry.cause, width),
+                _paragraph("  Remedy: ", entry.remedy, width),
+            ]
+        )
+        for entry in found
     )
+
+
+def _paragraph(head: str, text: str, width: int) -> str:
+    import textwrap
+
+    plain = re.sub(r"\[([^\]]+)\]\(([^)#]+)[^)]*\)", r"\1 (docs/\2)", text)
+    return textwrap.fill(plain, width, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False)

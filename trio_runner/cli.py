@@ -386,6 +386,8 @@ def explain(text: tuple[str, ...]) -> NoReturn:
 
     Without a text, all errors are listed. Exit code 1 when nothing like it is known.
     """
+    import shutil
+
     from trio_runner import catalogue
 
     if not text:
@@ -396,7 +398,7 @@ def explain(text: tuple[str, ...]) -> NoReturn:
     if not found:
         click.echo("Nothing like this is known. The last line of a traceback says most; try a part of it.", err=True)
         sys.exit(EXIT_PROGRAM)
-    click.echo(catalogue.show(found))
+    click.echo(catalogue.show(found, width=min(shutil.get_terminal_size().columns, _WIDTH)))
     sys.exit(0)
 
 

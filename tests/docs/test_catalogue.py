@@ -120,6 +120,13 @@ def test_a_text_from_a_log_or_from_n8n_is_looked_up() -> None:
     assert codes("  Import of standard library module 'os'\n is disallowed. Allowed stdlib modules: none ") == ["TR301"]
 
 
+def test_what_is_shown_fits_a_terminal_and_has_no_markup_of_links() -> None:
+    shown = catalogue.show(catalogue.find("TR714"), width=60)
+    assert shown.startswith("TR714  An offer of this runner was rejected or lapsed\n  Cause:  A line")
+    assert "the rejections (docs/operations.md)." in " ".join(shown.split())
+    assert max(map(len, shown.splitlines())) <= 60
+
+
 def test_the_document_is_what_the_catalogue_says() -> None:
     found = BLOCK.search(ERRORS.read_text(encoding="utf-8"))
     assert found is not None
