@@ -124,7 +124,11 @@ def test_odd_arrays_and_tables() -> None:
     assert friendly([np.array(5), np.float32(0.5), np.longdouble(0.5), np.str_("a"), np.bytes_(b"a")]) == [
         *(5, 0.5, 0.5, "a", "YQ=="),
     ]
-    assert friendly([np.datetime64("NaT"), np.timedelta64(90, "s"), np.timedelta64("NaT", "s")]) == [None, "PT1M30S", None]
+    assert friendly([np.datetime64("NaT", "s"), np.timedelta64(90, "s"), np.timedelta64("NaT", "s")]) == [
+        None,
+        "PT1M30S",
+        None,
+    ]
     assert friendly(np.ma.masked_array([1, 2], mask=[False, True])) == [1, None]
     assert friendly(np.array([date(2024, 1, 2), {1}], dtype=object)) == ["2024-01-02", [1]]
     assert friendly([np.array([0.5], np.longdouble), np.array([1j]), np.clongdouble(2)]) == [[0.5], ["1j"], "(2+0j)"]
