@@ -118,3 +118,20 @@ def test_versions_and_images_are_what_was_asked_for() -> None:
 def test_a_dollar_in_a_setting_is_not_a_variable_of_compose() -> None:
     runner = runner_of(made("compose", "-e", "DEPLOYMENT_NAME=a$b${C}"))
     assert runner["environment"]["DEPLOYMENT_NAME"] == "a$$b$${C}"
+
+
+INLINE = ("-e", "N8N_RUNNERS_INLINE_DEPENDENCIES=allow")
+
+
+@pytest.mark.parametrize("args", KINDS, ids=" ".join)
+def test_a_runner_that_installs_packages_has_a_place_for_them_and_a_way_to_their_index(args: tuple[str, ...]) -> None:
+    whole = made(*args, *INLINE).yaml
+    runner = whole["services"]["runner"]
+    (volume,) = runner["volumes"]
+    name, _, folder = volume.partition(":")
+    assert name in whole["volumes"]
+    assert runner["environment"]["N8N_RUNNERS_INLINE_CACHE"].startswith(f"{folder}/")
+    assert whole["networks"]["runners"] == {"internal": False}
+    wheels = made(*args, *INLINE, "-e", "N8N_RUNNERS_INLINE_WHEELS=/wheels").yaml
+    assert wheels["networks"]["runners"] == {"internal": True}
+    assert "N8N_RUNNERS_INLINE_CACHE" not in made(*args).text

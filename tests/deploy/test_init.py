@@ -162,6 +162,12 @@ def test_requirements_name_the_packages_of_the_modules_that_are_allowed(tmp_path
     assert lines == ["pandas", "scikit-learn"]
 
 
+def test_an_image_whose_runner_installs_packages_has_what_it_installs_with(tmp_path: Path) -> None:
+    assert invoke("docker", "-o", str(tmp_path), "-e", "N8N_RUNNERS_INLINE_DEPENDENCIES=pandas").exit_code == 0
+    assert "\nuv\n" in (tmp_path / "requirements.txt").read_text()
+    assert 'ENV N8N_RUNNERS_INLINE_CACHE="/var/cache/trio-runner/packages"' in (tmp_path / "Dockerfile").read_text()
+
+
 def test_the_commands_of_the_documentation_do_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shlex
 

@@ -183,3 +183,16 @@ def test_a_value_that_kubernetes_would_expand_is_not_expanded() -> None:
 )
 def test_names_that_kubernetes_would_refuse_are_refused(option: tuple[str, str]) -> None:
     assert "is not" in refusal("kubernetes", *option)
+
+
+@BOTH
+def test_a_runner_that_installs_packages_has_a_place_for_them_and_a_way_to_their_index(args: tuple[str, ...]) -> None:
+    inline = ("-e", "N8N_RUNNERS_INLINE_DEPENDENCIES=allow", "-e", "N8N_RUNNERS_INLINE_CACHE_SIZE=1000")
+    container = container_of(*args, *inline)
+    folders = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    folder, _, _ = environment_of(container)["N8N_RUNNERS_INLINE_CACHE"].rpartition("/")
+    pod = pod_of(made("kubernetes", *args, *inline).yaml if args else pool(*inline)["Deployment"])
+    volumes = {volume["name"]: volume["emptyDir"] for volume in pod["volumes"]}
+    assert volumes[folders[folder]] == {"sizeLimit": "1512Mi"}
+    if not args:
+        assert pool(*inline)["NetworkPolicy"]["spec"]["egress"][-1] == {"ports": [{"port": 443}]}

@@ -100,3 +100,10 @@ def test_systemd_rates_its_exposure_as_low(tmp_path: Path) -> None:
     if "unrecognized option" in done.stderr or "--offline" in done.stderr:
         pytest.skip("this systemd cannot rate a file")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_runner_that_installs_packages_has_a_place_for_them() -> None:
+    args = ("-e", "N8N_RUNNERS_INLINE_DEPENDENCIES=allow")
+    (folder,) = service(*args)["CacheDirectory"]
+    assert unit_environment(made("systemd", *args).text)["N8N_RUNNERS_INLINE_CACHE"].startswith(f"/var/cache/{folder}/")
+    assert "CacheDirectory" not in service()

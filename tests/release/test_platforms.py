@@ -13,7 +13,10 @@ from tests.release.wheel_kit import run
 
 pytestmark = pytest.mark.release
 
-ODD = ("-e", "DEPLOYMENT_NAME=a 'b' \"c\" $d ${E} $(F) 100% \\", "--external", "requests")
+ODD = (
+    *("-e", "DEPLOYMENT_NAME=a 'b' \"c\" $d ${E} $(F) 100% \\"),
+    *("--external", "requests", "-e", "N8N_RUNNERS_INLINE_DEPENDENCIES=allow"),
+)
 
 
 @pytest.mark.parametrize("args", [(), ("--queue",), ODD, ("--queue", "--image", "registry.local/r:1")])

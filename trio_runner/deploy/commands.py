@@ -52,12 +52,14 @@ class Given(msgspec.Struct, frozen=True):
     output: Path | None
     force: bool
 
-    def settle(self, defaults: Mapping[Variable, str], *, without: tuple[Variable, ...] = ()) -> Settings:
+    def settle(
+        self, defaults: Mapping[Variable, str], *, without: tuple[Variable, ...] = (), cache: str = kinds.CACHE
+    ) -> Settings:
         """The settings; ``without`` are those that the environment has no say in. Exits with every problem."""
         ignored = {variable.name for variable in without}
         environ = {name: value for name, value in self.environ.items() if name not in ignored}
         try:
-            settings = settle(environ, self.flags, defaults)
+            settings = settle(environ, self.flags, defaults, cache=cache)
         except ConfigError as error:
             raise click.ClickException(str(error)) from None
         for warning in settings.warnings:
@@ -331,7 +333,7 @@ def internal_command(
 
     For trying things out and for small installations: n8n recommends its external mode.
     """
-    settings = given.settle(kinds.INTERNAL_DEFAULTS, without=(BROKER_URI,))  # n8n passes its own
+    settings = given.settle(kinds.INTERNAL_DEFAULTS, without=(BROKER_URI,), cache="")  # n8n passes its own
     package = installed.n8n_package(n8n) if n8n else _n8n_on_path(given.environ)
     if n8n is not None and package is None:
         raise click.UsageError(f"--n8n: there is no n8n in {n8n}. Give its command, its package or its folder.")

@@ -17,6 +17,7 @@ from trio_runner.config import (
     BROKER_URI,
     BUILTINS_DENY,
     EXTERNAL_ALLOW,
+    MIB,
     STDLIB_ALLOW,
     TASK_MEMORY,
     TRANSITIVE,
@@ -37,6 +38,9 @@ from trio_runner.sandbox.policy import ALL
 
 N8N_VERSION: Final = "2.41.1"
 """The n8n that this version is tested with."""
+
+CACHE: Final = "/var/cache/trio-runner/packages"
+"""Where packages are that the runner installs by itself: a folder of its own making in what the platform provides."""
 
 PYTHON: Final = "3.13"
 KUBERNETES_BROKERS: Final = "dns+http://n8n-task-brokers:5679"
@@ -112,10 +116,11 @@ def _image_files(settings: Settings, python: str, image: str, environment: str =
 def _packages(settings: Settings) -> str:
     """What pip calls the modules that are allowed by name."""
     names = sorted(settings.config.policy.external_allow - {ALL})
-    if not names:
-        return ""
-    lines = [_PACKAGE_OF.get(name, name) for name in names]
-    return "\n".join(["# From the modules that were allowed: look whether their packages are called so.", *lines])
+    lines = ["# From the modules that were allowed: look whether their packages are called so."] if names else []
+    lines += [_PACKAGE_OF.get(name, name) for name in names]
+    if settings.installs:
+        lines += ["# The runner installs what programs ask for with it (N8N_RUNNERS_INLINE_DEPENDENCIES).", "uv"]
+    return "\n".join(lines)
 
 
 def _wheel_step() -> tuple[str, ...]:
@@ -135,8 +140,10 @@ def compose(
         "max_payload": str(settings.config.max_payload),
         "image": f"image: {compose_text(image)}" if image else f"build: .\nimage: {IMAGE}",
         "environment": settings.lines(lambda name, value: f"{name}: {compose_text(value)}"),
-        "network": _NETWORKED if settings.networked else "networks: [runners]",
-        "internal": "internal: false" if settings.networked else "internal: true",
+        "network": f"{_leads_out(settings)}networks: [runners]",
+        "cache": f"volumes:\n  - packages:{Path(CACHE).parent}" if settings.installs else "",
+        "volumes": "packages:" if settings.installs else "",
+        "internal": "internal: false" if _leads_out(settings) else "internal: true",
         "memory": str(settings.memory),
         "threads": str(settings.threads),
         "grace": str(settings.grace),
@@ -165,7 +172,11 @@ def compose(
     return Deployment(files, steps)
 
 
-_NETWORKED: Final = "# tasks may open connections (N8N_RUNNERS_SANDBOX), so this network leads out\nnetworks: [runners]"
+def _leads_out(settings: Settings) -> str:
+    """A comment that says why the runners' network must lead out, or nothing when it need not."""
+    if settings.networked:
+        return "# tasks may open connections (N8N_RUNNERS_SANDBOX), so this network leads out\n"
+    return "# the runner fetches packages, so this network leads out\n" if settings.fetches else ""
 
 
 def kubernetes(
@@ -182,8 +193,10 @@ def kubernetes(
             "# what tasks may connect to (N8N_RUNNERS_SANDBOX)",
             _ports(settings.config.confinement.connect_ports),
         ]
+    if settings.fetches:
+        egress += ["# where packages come from (N8N_RUNNERS_INLINE_DEPENDENCIES)", _ports([443])]
     values = {
-        **_pod(settings, image),
+        **_pod(settings, image, cache="cache"),
         "namespace": yaml_word(namespace),
         "task_timeout": str(settings.config.task_timeout),
         "n8n_label": label,
@@ -206,7 +219,7 @@ def kubernetes(
 def sidecar(settings: Settings, *, namespace: str, image: str, n8n: str, container: str) -> Deployment:
     """A patch that puts a runner into n8n's own pods."""
     values = {
-        **_pod(settings, image),
+        **_pod(settings, image, cache="trio-runner-cache"),
         "namespace": yaml_word(namespace),
         "n8n": yaml_word(n8n),
         "container": yaml_word(container),
@@ -229,8 +242,11 @@ def _ports(numbers: Iterable[int]) -> str:
     return "- ports: [" + ", ".join(f"{{port: {number}}}" for number in dict.fromkeys(numbers)) + "]"
 
 
-def _pod(settings: Settings, image: str) -> dict[str, str]:
+def _pod(settings: Settings, image: str, *, cache: str) -> dict[str, str]:
+    size = settings.config.packages.cache_size // MIB if settings.config.packages is not None else 0
     return {
+        "cache_mount": f"- name: {cache}\n  mountPath: {Path(CACHE).parent}" if settings.installs else "",
+        "cache_volume": f"- name: {cache}\n  emptyDir: {{sizeLimit: {size + 512}Mi}}" if settings.installs else "",
         "version": __version__,
         "image": yaml_word(image),
         "environment": settings.lines(lambda name, value: f"- name: {name}\n  value: {kubernetes_text(value)}"),
@@ -251,6 +267,9 @@ def systemd(settings: Settings, *, command: str) -> Deployment:
         "memory": str(settings.memory),
         "threads": str(settings.threads),
         "grace": str(settings.grace),
+        "cache": f"# packages that the runner installs\nCacheDirectory={Path(CACHE).parent.name}"
+        if settings.installs
+        else "",
         "protect_home": "read-only" if at_home else "yes",
     }
     unit = "trio-runner.service"

@@ -31,8 +31,11 @@ _OWN_PORTS: Final = ("5678", "5679", "5680")
 _NOT_ALLOWED: Final = {GRANT_TOKEN, AUTH_TOKEN, BROKER_URI, HEALTH_ENABLED, HEALTH_PORT, RUNNER_ID}
 """What the launcher sets by itself; its own secret, which no runner of its gets; and an id, which two would share."""
 
-_STANDARD: Final = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG")
-"""Variables that the OpenTelemetry library reads by itself."""
+_STANDARD: Final = (
+    *("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"),
+    *("HOME", "XDG_CACHE_HOME", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE"),
+)
+"""Variables that libraries read by themselves: for traces, and for packages that the runner installs."""
 
 
 class LauncherError(Exception):

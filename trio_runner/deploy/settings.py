@@ -18,6 +18,7 @@ from trio_runner.config import (
     HEALTH_ENABLED,
     HEALTH_HOST,
     HEALTH_PORT,
+    INLINE_CACHE,
     MAX_CONCURRENCY,
     MIB,
     NO_COLOR,
@@ -86,6 +87,17 @@ class Settings(msgspec.Struct, frozen=True):
         return self.config.confinement.mode != "strict"
 
     @property
+    def installs(self) -> bool:
+        """Whether the runner installs packages by itself, and so needs a place for them."""
+        return self.config.packages is not None
+
+    @property
+    def fetches(self) -> bool:
+        """Whether it takes them from an index."""
+        packages = self.config.packages
+        return packages is not None and (bool(packages.index) or not packages.wheels)
+
+    @property
     def broker(self) -> str:
         """The brokers' address as it was given, or empty."""
         return self.values.get(BROKER_URI.name, "")
@@ -102,8 +114,13 @@ def _commented(values: Mapping[str, str], line: Callable[[str, str], str]) -> It
         yield line(name, value)
 
 
-def settle(environ: Mapping[str, str], flags: Mapping[str, str], defaults: Mapping[Variable, str]) -> Settings:
-    """The deployment's settings; flags win over the environment. Raises `ConfigError` for what would not start."""
+def settle(
+    environ: Mapping[str, str], flags: Mapping[str, str], defaults: Mapping[Variable, str], *, cache: str = ""
+) -> Settings:
+    """The deployment's settings; flags win over the environment. Raises `ConfigError` for what would not start.
+
+    ``cache`` is the folder for packages that the runner installs, if it is to install any.
+    """
     if problems := tuple(problem for name in flags if (problem := _refusal(name))):
         raise ConfigError(problems)
     carried = {variable.name for variable in VARIABLES.values() if not variable.secret and variable not in _NOT_CARRIED}
@@ -111,6 +128,8 @@ def settle(environ: Mapping[str, str], flags: Mapping[str, str], defaults: Mappi
     values |= {name: value for name, value in environ.items() if name in carried}
     values |= flags
     loaded = load({**values, AUTH_TOKEN.name: "-"})
+    if cache and loaded.config.packages is not None:
+        values.setdefault(INLINE_CACHE.name, cache)
     return Settings(
         values={name: values[name] for name in VARIABLES if name in values},
         config=loaded.config,
@@ -126,7 +145,7 @@ def _refusal(name: str) -> str:
             return f"{name} is the path of a file on another machine: add it to the made file by hand."
         return f"{name} is not a variable of this runner; `trio-runner start --help` lists them."
     if variable.secret:
-        return f"{name} is a secret: it does not belong into this file, which says where it is kept instead."
+        return f"{name} is a secret and not written into this file: give it to the runner beside its auth token."
     return (
         f"{name} is decided by the file itself; change it there, with what depends on it." if variable in _FIXED else ""
     )
