@@ -179,6 +179,6 @@ def _text(value: Any) -> str:
 
 def load() -> list[Program]:
     """All programs."""
-    from tests.containment.corpus import channel, everyday, kernel, language, modules  # noqa: F401 - they register
+    from tests.containment.corpus import channel, everyday, kernel, language, modules, names  # noqa: F401 - they register
 
     return PROGRAMS
