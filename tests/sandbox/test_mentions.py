@@ -10,7 +10,7 @@ from trio_runner.sandbox.mentions import DOTS, LISTS, NONE, Mentions
 
 def find(source: str, *, each_item: bool = False, guard: bool = True) -> Mentions:
     tree = analysis.parse(source)
-    return mentions.find(compiling.compile_tree(tree, each_item=each_item, guard_formats=guard), tree)
+    return mentions.find(compiling.compile_tree(tree, each_item=each_item, guard_formats=guard), tree, source)
 
 
 def uses(source: str) -> set[str]:
@@ -97,6 +97,8 @@ def test_a_secret_is_named_only_when_the_source_names_it(name: str) -> None:
         "return [item.json for item in _items]",
         "return _item.json.name",
         "return [i.binary for i in _items]",
+        "return _query.city",
+        "return _query.city.name.upper()",
         "del _json.password\nreturn _json",
     ],
 )
@@ -121,6 +123,7 @@ def test_reading_fields_with_dots_is_seen(source: str) -> None:
         "return '{:.2f} {}'.format(_json['price'], 1)",
         "return _now.plus(days=1).toISO()",
         "return [response.json() for response in _items]",
+        "return _query.strip().lower()",
     ],
 )
 def test_without_dots_items_stay_as_they_are(source: str) -> None:

@@ -169,8 +169,9 @@ def test_native_items_can_be_read_with_dots_as_well() -> None:
     assert result("return {'n': _item.json.n}", given=GIVEN, each_item=True)[1]["json"] == {"n": 2}
 
 
-def test_a_tool_s_query_can_be_read_with_dots_when_other_names_are_mentioned() -> None:
+def test_a_tool_s_query_can_be_read_with_dots() -> None:
     assert result("return [_query.text, _ifEmpty('', 1)]", query={"text": "hi"}) == ["hi", 1]
+    assert result("return _query.text", query={"text": "hi"}) == "hi"
     assert result("return _query", query="hi") == "hi"
 
 

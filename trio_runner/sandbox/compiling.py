@@ -48,7 +48,7 @@ def examine(source: str, each_item: bool, policy: Policy) -> Verdict:
         )
     try:
         code = compile_tree(tree, each_item=each_item, guard_formats=policy.source_checks and not policy.relaxed)
-        found = mentions.find(code, tree)
+        found = mentions.find(code, tree, source)
         loop = coroutines.loop_of(source, tree)
         return Verdict(code=marshal.dumps(code), uses=found.uses, nodes=found.nodes, loop=loop)
     except EmptyProgramError as error:

@@ -66,11 +66,11 @@ class Mentions(NamedTuple):
 NONE: Final = Mentions()
 
 
-def find(code: CodeType, tree: ast.Module) -> Mentions:
-    """What ``tree``, compiled to ``code``, mentions. Nearly free for a program that uses none of our names."""
+def find(code: CodeType, tree: ast.Module, source: str) -> Mentions:
+    """What ``source``, compiled to ``code``, mentions. Nearly free for a program that uses none of our names."""
     looked_up = _names(code)
     found = looked_up & NAMES
-    if not found and looked_up.isdisjoint(("json", "binary")):
+    if not found and looked_up.isdisjoint(("json", "binary")) and "_query." not in source:
         return NONE
     reading = _Reading()
     for node in ast.walk(tree):
@@ -169,6 +169,8 @@ class _Reading:
         if name in _OF_NODES and _is_node(holder):
             return
         self.marks.add(DOTS)
+        if root == "_query":
+            self.of_items = True
         if name in ("json", "binary", "pairedItem") and node not in self._called:
             self.of_items = True  # `response.json()` is something else
 
