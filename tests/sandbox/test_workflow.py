@@ -10,6 +10,7 @@ import pytest
 
 from tests.sandbox.n8n_kit import HERE, FakeN8n, items, outcome, ran, result
 from tests.sandbox.program_kit import OPEN
+from trio_runner.sandbox.channel import ChannelError
 from trio_runner.sandbox.rundata import WorkflowDataError
 
 GIVEN = items({"n": 1}, {"n": 2})
@@ -109,6 +110,17 @@ def test_an_environment_that_n8n_keeps_is_an_error_when_it_is_read() -> None:
     for read in ("_env.HOME", "_env['HOME']", "_env.get('HOME')"):
         with pytest.raises(PermissionError, match="N8N_BLOCK_ENV_ACCESS_IN_NODE"):
             result(f"return {read}", n8n)
+
+
+def test_data_that_is_refused_is_an_error_in_n8n_s_or_the_operator_s_words() -> None:
+    class Closed(FakeN8n):
+        def request(self, params: dict[str, object]) -> Any:
+            raise ChannelError("not allowed to see")
+
+    with pytest.raises(WorkflowDataError, match="not allowed to see"):
+        result("return _vars", Closed())
+    source = "try:\n    _('A').all()\nexcept LookupError as error:\n    return str(error)"
+    assert result(source, Closed()) == "not allowed to see"
 
 
 # the input

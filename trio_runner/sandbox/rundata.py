@@ -10,6 +10,7 @@ import _thread
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
+from trio_runner.sandbox.channel import ChannelError
 from trio_runner.sandbox.items import AttrDict, Shape
 
 RESUME_TOKEN: Final = "resumeToken"  # noqa: S105 - where n8n puts it
@@ -85,14 +86,16 @@ class RunData:
             missing = (set(nodes) | (self._wanted if first else set())) - self._fetched
             if not first and not missing:
                 return
-            data = self._channel.request(
-                {
-                    "dataOfNodes": sorted(missing),
-                    "prevNode": False,
-                    "input": {"include": False},
-                    "env": self._env and first,
-                }
-            )
+            params = {
+                "dataOfNodes": sorted(missing),
+                "prevNode": False,
+                "input": {"include": False},
+                "env": self._env and first,
+            }
+            try:
+                data = _object(self._channel.request(params))
+            except ChannelError as error:  # refused by the operator, or by n8n
+                raise WorkflowDataError(str(error)) from None
             result = _object(_object(data.get("runExecutionData")).get("resultData"))
             self._runs |= _object(result.pop("runData", None))
             self._pinned |= _object(result.pop("pinData", None))
