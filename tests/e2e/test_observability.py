@@ -121,7 +121,7 @@ async def test_a_scrape_shows_each_outcome_and_each_limit_that_was_met() -> None
     ends = Counter(done=2, error=1, syntax=1, violation=1, limit=3, worker=1, cancelled=1, lost=1)
     assert outcomes == {"settings": 0, "cut_off": 0, **ends}
     limits = {name[1]: value for name, value in found.items() if name[0] == "trio_runner_limits_hit_total"}
-    assert limits == {"cpu": 0, **dict.fromkeys(("timeout", "memory", "result_size", "prints"), 1)}
+    assert limits == {"cpu": 0, "calls": 0, **dict.fromkeys(("timeout", "memory", "result_size", "prints"), 1)}
     assert found["trio_runner_accepts_total",] == ends.total()
     assert found["trio_runner_offers_total",] >= ends.total()
     assert found["trio_runner_task_run_seconds_count",] == ends.total()

@@ -98,12 +98,12 @@ def test_any_text_has_an_answer(text: str) -> None:
 
 def test_reading_takes_time_in_proportion() -> None:
     def seconds(size: int) -> float:
-        start = time.perf_counter()
+        start = time.thread_time()  # of the processor: others may be busy, too
         template_violation("obj" + "{x:{y:{z:{a}" * size)
         template_violation("obj" + "{x:{y:{z}}}" * size)
         template_violation("obj" + "{x:" * size + "}" * size)
         template_violation("obj {x" + ".a" * size + "}")
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     small = min(seconds(2_000) for _ in range(3))
     assert seconds(20_000) < 10 * small * 5

@@ -71,7 +71,15 @@ async def _serve(asked: list[Request], stream: trio.abc.Stream) -> None:
         await trio.lowlevel.checkpoint()
         return Response(404)
 
+    stream.socket = _Gone()  # type: ignore[attr-defined]
     await http._converse(handle, upgrade, trio.Semaphore(1), stream)  # type: ignore[arg-type]
+
+
+class _Gone:
+    """The socket of a client that has left: it has no address any more."""
+
+    def getpeername(self) -> tuple[str, int]:
+        raise OSError
 
 
 def _check_answer(said: bytes) -> None:
