@@ -249,6 +249,19 @@ def test_friendly_is_the_operators_choice() -> None:
     assert converse(*task(source), policy=friendly).result == [{"json": {"r": {"n": [1, 2]}}}]
 
 
+def test_what_the_authors_own_code_raises_on_the_way_out_is_named_with_its_item() -> None:
+    source = (
+        "class Odd:\n    def __init__(self, n): self.n = n\n"
+        "    def __str__(self): return str(1 / self.n)\n"
+        "return None if _item == 3 else {'a': [Odd(_item)]}"
+    )
+    failure = converse(*task(source, [3, 1, 0, 2], each_item=True)).failure
+    assert (failure.message, failure.line, failure.item_index, failure.kind) == ("division by zero", 3, 2, "error")
+    deep = "x = 1\nfor _ in range(3000): x = [x]\nreturn [{'json': {}}, {'json': {'x': x, 'y': {1}}}]"
+    failure = converse(*task(deep)).failure
+    assert (failure.message, failure.item_index) == ("The result is nested too deeply to be sent as JSON", 1)
+
+
 def test_an_error_of_a_generator_is_the_programs_own_with_its_line() -> None:
     failure = converse(*task("def rows():\n    yield 1\n    raise ValueError('stop')\nreturn rows()")).failure
     assert (failure.message, failure.line, failure.kind) == ("stop", 3, "error")

@@ -229,10 +229,13 @@ def _result(prepared: Prepared, run: Run, code: CodeType, items: bytes | mmap.mm
 
 def _encode(value: Any, run: Run, index: list[int], *, friendly: bool, items: bool) -> bytes:
     """The result as JSON. What cannot be sent puts the number of its item into ``index``, as a program's error does."""
+    trail: list[str] = []
     try:
-        return values.encode(value, friendly=friendly, items=items)
-    except UnsendableError as error:
-        number, error.path = values.split_path(error.path)
+        return values.encode(value, friendly=friendly, items=items, trail=trail)
+    except BaseException as error:  # or what the author's own code raises on the way, in a __str__ or a generator
+        number, _ = values.split_path("".join(reversed(trail)))
+        if type(error) is UnsendableError and error.path:
+            number, error.path = values.split_path(error.path)
         if number is not None:
             index.append(value[number]["pairedItem"]["item"] if run.each_item else number)
         raise

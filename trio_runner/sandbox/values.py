@@ -38,10 +38,11 @@ class TooLargeError(UnsendableError):
     """A result that is larger than n8n takes."""
 
 
-def encode(value: object, *, friendly: bool = False, items: bool = False) -> bytes:
+def encode(value: object, *, friendly: bool = False, items: bool = False, trail: list[str] | None = None) -> bytes:
     """JSON bytes of any value. ``items``: n8n takes only lists and objects for it, as from all nodes but tools.
 
-    Raises `UnsendableError`, or what code of the author's raises: a ``__str__``, a generator.
+    Raises `UnsendableError`, or what code of the author's raises: a ``__str__``, a generator. ``trail`` is then told
+    where that was, innermost step first.
     """
     try:
         ready = is_plain(value)
@@ -52,7 +53,7 @@ def encode(value: object, *, friendly: bool = False, items: bool = False) -> byt
             return _to_json(value)
     if items and not friendly:
         value = rules.as_items(value)
-    return _to_json(plain(value, friendly=friendly))
+    return _to_json(plain(value, friendly=friendly, trail=trail))
 
 
 def shape_item(value: object, index: int) -> dict[str, object] | None:
@@ -120,21 +121,25 @@ def _is_plain(level: list[Any]) -> bool:
     return False
 
 
-def plain(value: object, *, friendly: bool = False) -> object:
+def plain(value: object, *, friendly: bool = False, trail: list[str] | None = None) -> object:
     """The value rebuilt of exact JSON types, by the rules of ``json.dumps(default=str)``, or by the friendly ones.
 
     Goes by real types: what an object says in ``__class__`` does not count, as it does not for the json module.
     """
+    trail = [] if trail is None else trail
     try:
-        return _plain(value, set(), friendly)
+        return _plain(value, set(), friendly, trail)
     except RecursionError:
         raise UnsendableError(_TOO_DEEP) from None
+    except UnsendableError as error:
+        error.path = "".join(reversed(trail))
+        raise
 
 
 _TOO_DEEP = "The result is nested too deeply to be sent as JSON"
 
 
-def _plain(value: Any, above: set[int], friendly: bool) -> object:
+def _plain(value: Any, above: set[int], friendly: bool, trail: list[str]) -> object:
     kind = type(value)
     if value is None or kind is bool:
         return value
@@ -162,22 +167,22 @@ def _plain(value: Any, above: set[int], friendly: bool) -> object:
     step = ""
     try:
         if rule is not None:
-            return _plain(rule(value), above, friendly)
+            return _plain(rule(value), above, friendly, trail)
         if issubclass(kind, dict):
             entries: dict[str, object] = {}
             for key, entry in value.items():
                 step = ""
                 name = _key(key, friendly)
                 step = f".{name[:_MAX_STEP]}"
-                entries[name] = _plain(entry, above, friendly)
+                entries[name] = _plain(entry, above, friendly, trail)
             return entries
         elements: list[object] = []
         for element in value:
             step = f"[{len(elements)}]"
-            elements.append(_plain(element, above, friendly))
+            elements.append(_plain(element, above, friendly, trail))
         return elements
-    except UnsendableError as error:
-        error.path = step + error.path
+    except BaseException:
+        trail.append(step)
         raise
     finally:
         above.discard(id(value))
