@@ -81,7 +81,7 @@ def n8n(tmp_path: Path) -> Path:
 def test_n8n_is_found_from_its_command_its_package_and_its_folder(n8n: Path, start: str) -> None:
     place = n8n.parent / "@n8n" / "task-runner-python" / ".venv" / "bin" / "python"
     said = made("internal", "--n8n", str(n8n.parents[2] / start)).said
-    assert f"init internal -o {place} " in said
+    assert f"again with -o {place} " in said
 
 
 def test_without_an_option_it_is_the_n8n_on_path_or_a_gap_to_fill_in(n8n: Path, tmp_path: Path) -> None:

@@ -96,3 +96,19 @@ def test_a_required_layer_that_cannot_be_had_is_broken() -> None:
     )
     assert any(f.mark == "bad" and "seccomp is required" in f.text for f in findings if f.section == "sandbox")
     assert find(findings, "sandbox", "seccomp").mark == "bad"
+
+
+@pytest.mark.parametrize(
+    ("broken", "step"),
+    [
+        ((), "trio-runner start"),
+        (("settings",), "mend what is broken, and ask again"),
+        (("settings", "broker"), "have n8n running with N8N_RUNNERS_MODE=external and the same N8N_RUNNERS_AUTH_TOKEN"),
+    ],
+)
+def test_the_report_ends_with_what_to_do_next(
+    broken: tuple[str, ...], step: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    findings = [Finding("runner", "trio-runner", "ok", "1"), Finding("sandbox", "uid", "note", "unavailable")]
+    doctor.show([*findings, *(Finding(section, "x", "bad", "broken") for section in broken)])
+    assert f"\nNext: {step}\n" in capsys.readouterr().out

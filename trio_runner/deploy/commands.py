@@ -170,6 +170,7 @@ def launcher_command(
         raise click.UsageError(str(error)) from None
     types = "javascript python" if base else "python"
     steps = (
+        f"It starts {command}, which must be there where the launcher runs (in its container; or give --command).",
         "Save it as /etc/n8n-task-runners.json where the launcher runs, or name it in N8N_RUNNERS_CONFIG_PATH.",
         "Set for the launcher, beside N8N_RUNNERS_AUTH_TOKEN and N8N_RUNNERS_TASK_BROKER_URI:",
         f"    {STDLIB_ALLOW.name}={DEFAULTS[STDLIB_ALLOW]}        (or the modules that Code nodes may import)",

@@ -308,7 +308,7 @@ def internal(settings: Settings, *, command: str, package: Path | None) -> Deplo
         if package
         else Path("<folder with n8n>/node_modules/@n8n/task-runner-python/.venv/bin/python")
     )
-    first = (f"{command} init internal -o {shlex.quote(str(place))}        (writes it to where n8n looks for it)",)
+    first = (f"The same again with -o {shlex.quote(str(place))}        (writes it to where n8n looks for it)",)
     steps = (
         "python3 must be on the PATH of n8n, which asks it for its version before anything else.",
         "Start n8n without N8N_RUNNERS_MODE (or with `internal`); its log says: [runner:py] Registered with broker",
