@@ -6,11 +6,15 @@ Workers without processes, brokers that follow a script, names that resolve as t
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.chaos.certificates import Certificates
+from tests.chaos.proxy import Proxy
+from tests.e2e.n8n_server import free_port
 from tests.shell.shell_kit import Names, Records, ScriptedBroker, registered, scripted_broker, started, types, until
 from trio_runner.errors import AuthRefusedError, StartError
 from trio_runner.http import Response
@@ -316,3 +320,37 @@ async def test_authorities_that_cannot_be_read_end_the_runner(jump_clock: MockCl
         error = await rig.end()
         assert isinstance(error, StartError)
         assert str(error) == "N8N_RUNNERS_TASK_BROKER_CA cannot be used: No such file or directory"
+
+
+# Ways to a broker
+
+
+async def test_a_broker_with_an_ipv6_address_and_a_path_of_its_own_is_served(jump_clock: MockClock) -> None:
+    async with (
+        scripted_broker("::1") as broker,
+        started(**{URI: f"ws://[::1]:{broker.port}", "N8N_RUNNERS_PATH": "/n8n/tasks", **NO_PINGS}) as rig,
+    ):
+        connection = await registered(broker)
+        assert connection.request.header("host") == f"[::1]:{broker.port}"
+        assert connection.request.target.startswith("/n8n/tasks/_ws?id=")
+        await connection.start("t", "return 1")
+        assert (await connection.until("runner:taskdone"))["taskId"] == "t"
+        assert rig.runner.readiness().brokers[0].broker == f"[::1]:{broker.port}"
+
+
+@pytest.mark.parametrize("scheme", ["https", "wss"])
+async def test_a_broker_behind_tls_is_served_with_an_authority_of_one_s_own(tmp_path: Path, scheme: str) -> None:
+    certificates = Certificates.make(tmp_path)
+    with trio.fail_after(20):
+        async with scripted_broker() as broker, trio.open_nursery() as nursery:
+            proxy = Proxy(free_port(), broker.port, tls=certificates.right)
+            await nursery.start(proxy.serve)
+            proxy.next_certificates.append(certificates.wrong)
+            uri = f"{scheme}://127.0.0.1:{proxy.port}"
+            async with started(**{URI: uri, "N8N_RUNNERS_TASK_BROKER_CA": str(certificates.ca), **NO_PINGS}) as rig:
+                await until(lambda: any("certificate" in str(b.last_error) for b in rig.runner.readiness().brokers))
+                assert broker.login_bodies == [], "a broker that cannot prove who it is is told no secret"
+                connection = await registered(broker)
+                await connection.start("t", "return 1")
+                assert (await connection.until("runner:taskdone"))["taskId"] == "t"
+            nursery.cancel_scope.cancel()

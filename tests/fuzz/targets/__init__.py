@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tests.fuzz.targets import machines, messages, outlet, settings, source, web, workers
+from tests.fuzz.targets import inlet, machines, messages, outlet, settings, source, web, workers
 
 LIMIT = 2.0
 """Seconds of processor time that one input may take. They are small."""
@@ -15,6 +15,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     **machines.TARGETS,
     **workers.TARGETS,
     **web.TARGETS,
+    **inlet.TARGETS,
     **outlet.TARGETS,
     **settings.TARGETS,
     **source.TARGETS,
