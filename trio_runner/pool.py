@@ -6,7 +6,6 @@ and kills it and whatever it started when the lease ends. Must not know tasks or
 
 from __future__ import annotations
 
-import array
 import math
 import os
 import random
@@ -29,6 +28,7 @@ from trio_runner.log import get_logger
 from trio_runner.protocol.backoff import full_jitter
 from trio_runner.sandbox import records
 from trio_runner.sandbox.policy import Confinement, Policy
+from trio_runner.zygoterecords import Records, read_report
 
 if TYPE_CHECKING:
     from trio_runner.outfit import Outfit
@@ -48,10 +48,6 @@ QUIET = 0.05
 EXIT_LIMIT = 5.0
 """Seconds to wait for the exit status of a child that has hung up."""
 _HEALTHY_AFTER = 30.0
-_INT = array.array("i").itemsize
-Record = tuple[int, int, int, int, list[int]]
-"""Kind, pid, status, length of a payload, descriptors."""
-_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 _THREADS_OFF: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """Native libraries must not start threads before a fork (sandbox.md, pitfall 8)."""
@@ -153,6 +149,8 @@ class Pool:
         self._requested_at = math.inf
         self._waiting = 0
         self._idle_deaths = 0
+        self._fork_failures, self._fork_again_at = 0, -math.inf
+        self._barren = False
         self._top_up_at = self._ping_at = self._pinged_at = math.inf
         self._patience = trio.CancelScope()
         self._arrival = trio.Event()
@@ -182,13 +180,13 @@ class Pool:
 
     @property
     def alive(self) -> bool:
-        """Whether there is a zygote that has made at least one child, or is able to."""
-        return self._control is not None
+        """Whether a task would get a worker: there is a zygote, and an idle worker or nothing against making one."""
+        return self._control is not None and not self._barren
 
     @property
     def zygote_pid(self) -> int | None:
         """The zygote's process id, for tests and the log."""
-        return self.report.pid if self.report is not None and self.alive else None
+        return self.report.pid if self.report is not None and self._control is not None else None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keeps a zygote alive until cancelled. The first start must succeed (`StartError`); later ones are retried."""
@@ -262,6 +260,10 @@ class Pool:
         missing = self._missing
         if missing <= 0 or self._control is None:
             return
+        if self._fork_failures and trio.current_time() < self._fork_again_at:
+            self._top_up_at = self._fork_again_at
+            self._patience.deadline = self._next_look()
+            return
         try:
             self._control.send(records.RECORD.pack(records.FORK, missing, 0, 0))
         except OSError:
@@ -298,7 +300,7 @@ class Pool:
                 setup = msgspec.msgpack.encode(self._setup)
                 with trio.move_on_after(START_LIMIT) as limit:
                     await _send_all(control, records.RECORD.pack(0, 0, 0, len(setup)) + setup)
-                    self.report = await _read_report(control, _Records(ours))
+                    self.report = await read_report(control, Records(ours))
                 if limit.cancelled_caught:
                     raise StartError(f"The zygote was not ready within {START_LIMIT:.0f} seconds")
                 assert self.report is not None
@@ -315,7 +317,7 @@ class Pool:
         self, control: socket.socket, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """A zygote is ready on the other end: asks it for workers, until it is gone or does not answer."""
-        stream = _Records(control)
+        stream = Records(control)
         self._control = control
         self._pinged_at, self._ping_at = math.inf, trio.current_time() + PING_AFTER
         self._refill()
@@ -323,7 +325,7 @@ class Pool:
         task_status.started()
         await self._listen(stream)
 
-    async def _listen(self, stream: _Records) -> None:
+    async def _listen(self, stream: Records) -> None:
         """Takes the zygote's records until it is gone or does not answer."""
         while True:
             with trio.CancelScope(deadline=self._next_look()) as self._patience:  # which moves with every request
@@ -349,21 +351,27 @@ class Pool:
                 control_end = self._control
                 if control_end is not None:
                     _Killer(control_end).kill(pid)
-                await self._not_forked("its descriptors could not be received: too many open files")
+                self._not_forked("its descriptors could not be received: too many open files")
             elif kind == records.EXIT and self._note_exit(pid, status):
                 # workers that die before they are used would otherwise be made and lost as fast as the machine can
                 self._idle_deaths += 1
                 await trio.sleep(min(2.0, 0.01 * 2**self._idle_deaths))
                 self._refill()
             elif kind == records.FORK_FAILED:
-                await self._not_forked(os.strerror(status))
+                self._not_forked(os.strerror(status))
 
-    async def _not_forked(self, reason: str) -> None:
+    def _not_forked(self, reason: str) -> None:
+        """Tries again after waits that grow, and lets no more tasks come when no worker is left for them."""
         self._requested = max(0, self._requested - 1)
         self._counters.fork_failures += 1
+        if self._requested:
+            return  # the others that were asked for at the same time have the same trouble
         log.error("There is one worker less: %s", reason)
-        await trio.sleep(0.2)
-        self._refill()
+        self._fork_failures += 1
+        self._fork_again_at = self._top_up_at = trio.current_time() + min(2.0, 0.1 * 2**self._fork_failures)
+        if not self._idle and not self._barren:
+            self._barren = True
+            self.changed()
 
     def _add(self, pid: int, fds: list[int]) -> None:
         self._requested -= 1
@@ -375,6 +383,10 @@ class Pool:
         worker = Worker(pid, sock, fds[1] if len(fds) > 1 else None, _Killer(self._control))
         self._children[pid] = worker
         self._idle.append(worker)
+        self._fork_failures = 0
+        if self._barren:
+            self._barren = False
+            self.changed()
         if self._waiting:
             self._arrival.set()
             self._arrival = trio.Event()
@@ -394,9 +406,9 @@ class Pool:
         return True
 
     def _forget_all(self) -> None:
-        self._control = None
+        self._control, self._barren = None, False
         self.changed()
-        self._requested = 0
+        self._requested = self._fork_failures = 0
         for worker in self._children.values():
             worker.note_exit(None)
         self._children.clear()
@@ -445,55 +457,3 @@ async def _send_all(control: trio.socket.SocketType, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[await control.send(view) :]
-
-
-class _Records:
-    """The zygote's records as they come. One at a time is read: the descriptors that come with it are its own."""
-
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
-        self._data = b""
-        self._fds: list[int] = []
-
-    async def next(self) -> Record | None:
-        """The next record, or None at the end of the stream."""
-        while True:
-            try:
-                return self.waiting()
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._control)
-
-    def waiting(self) -> Record | None:
-        """The next record if it is there; raises BlockingIOError when it is not."""
-        while len(self._data) < records.RECORD.size:
-            try:
-                more, ancillary, _, _ = self._control.recvmsg(
-                    records.RECORD.size - len(self._data), socket.CMSG_SPACE(2 * _INT), _CLOEXEC
-                )
-            except ConnectionResetError:
-                more, ancillary = b"", []
-            if not more:
-                for fd in self._fds:
-                    os.close(fd)
-                self._fds = []
-                return None
-            self._data += more
-            for level, kind, payload in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    self._fds += memoryview(payload[: len(payload) - len(payload) % _INT]).cast("i").tolist()
-        kind, pid, status, length = records.RECORD.unpack(self._data)
-        fds, self._data, self._fds = self._fds, b"", []
-        return kind, pid, status, length, fds
-
-
-async def _read_report(control: trio.socket.SocketType, stream: _Records) -> records.Report:
-    record = await stream.next()
-    if record is None or record[0] != records.READY:
-        raise StartError("The zygote ended before it was ready; its own error stands above")
-    payload = b""
-    while len(payload) < record[3]:
-        more = await control.recv(record[3] - len(payload))
-        if not more:
-            raise StartError("The zygote ended before it was ready")
-        payload += more
-    return msgspec.msgpack.decode(payload, type=records.Report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ import trio
 from trio_runner import pool as pool_module
 from trio_runner.pool import FORK_LIMIT, PING_AFTER, QUIET, Pool
 from trio_runner.sandbox.policy import Policy
-from trio_runner.sandbox.records import CHILD, FORK, KILL, PING, PONG, RECORD
+from trio_runner.sandbox.records import CHILD, FORK, FORK_FAILED, KILL, PING, PONG, RECORD
 
 TARGET = 5
 
@@ -151,6 +152,43 @@ async def test_a_zygote_that_does_not_fork_is_given_up(autojump_clock: trio.test
         assert not gone.is_set()
         await trio.sleep(0.2)
         assert gone.is_set()
+
+
+async def test_a_zygote_that_cannot_fork_is_asked_ever_less_often_and_no_tasks_are_wanted_meanwhile(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with listening() as (pool, zygote, gone):
+        told: list[bool] = []
+        pool.changed = lambda: told.append(pool.alive)
+        asked: list[float] = []
+        while len(asked) < 7:
+            if zygote.heard() == [(FORK, TARGET)]:
+                asked.append(trio.current_time())
+                for _ in range(TARGET):
+                    zygote.say(FORK_FAILED)
+            await trio.sleep(0.01)
+        waits = [after - before for before, after in itertools.pairwise(asked)]
+        assert waits == pytest.approx([0.2, 0.4, 0.8, 1.6, 2, 2], abs=0.02)
+        assert told == [False]
+        assert not gone.is_set()
+        await trio.sleep(2.1)
+        assert zygote.heard() == [(FORK, TARGET)]
+        zygote.make(1)
+        await settled()
+        assert told == [False, True]
+
+
+async def test_a_worker_that_could_not_be_made_keeps_no_task_from_those_that_are_there(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with listening() as (pool, zygote, _):
+        zygote.heard()
+        zygote.make(TARGET - 1)
+        zygote.say(FORK_FAILED)
+        await settled()
+        assert pool.alive
+        await trio.sleep(0.21)
+        assert zygote.heard() == [(FORK, 1)]
 
 
 @pytest.mark.e2e

@@ -20,7 +20,7 @@ from msgspec import Raw
 from trio.testing import MockClock
 
 from tests.fuzz.reader import Reader
-from trio_runner import pool
+from trio_runner import zygoterecords
 from trio_runner.executor import Executor
 from trio_runner.protocol.messages import RunnerMessage, TaskResult, TaskSettings, decode_from_runner, encode
 from trio_runner.sandbox import frames, records
@@ -253,7 +253,7 @@ async def _read_records(read: Reader) -> None:
                 if record:
                     socket.send_fds(theirs, [record], [theirs.fileno()] * read.below(4))
             theirs.shutdown(socket.SHUT_WR)
-            stream = pool._Records(ours)
+            stream = zygoterecords.Records(ours)
             while (found := await stream.next()) is not None:
                 for fd in found[4]:
                     os.close(fd)
