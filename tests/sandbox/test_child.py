@@ -516,3 +516,11 @@ def test_a_thread_that_does_not_end_does_not_hold_the_child() -> None:
 def test_exit_handlers_of_the_program_do_not_run() -> None:
     source = "import atexit, os\natexit.register(os._exit, 9)\nreturn 1"
     assert converse(*task(source)).code == 0
+
+
+def test_a_refusal_at_run_time_and_a_lack_of_memory_name_the_line_in_their_description() -> None:
+    refused = converse(*task("x = 1\nf = __import__\nf('os')", []), policy=Policy()).failure
+    text = "Import of standard library module 'os' is disallowed. Allowed stdlib modules: none"
+    assert str(refused.description).startswith(f"{text}\n\nLine 3: To allow a standard")
+    full = converse(*task("x = 1\nreturn ['x' * (1 << 60)]", [])).failure
+    assert str(full.description).startswith("Line 2: Let the program hold less at a time")

@@ -292,11 +292,12 @@ def _failure(prepared: Prepared, error: BaseException, source: str, stderr: str,
     frames_of_user = tracebacks.user_frames(error)
     line = frames_of_user[-1][0] if frames_of_user else None
     item_index = index[0] if index else None
+    where = _where(line, item_index)
     kind = type(error)  # the real one: what an exception says in __class__ is its author's business
     if kind is imports.SecurityViolationError:
         return Failure(
             message=imports.VIOLATION,
-            description=_with_hint(_own_description(error)),
+            description=_with_hint(_own_description(error), where),
             line=line,
             item_index=item_index,
             kind="violation",
@@ -304,7 +305,7 @@ def _failure(prepared: Prepared, error: BaseException, source: str, stderr: str,
     if issubclass(kind, MemoryError):
         return Failure(
             message=_out_of_memory(prepared.confinement),
-            description=f"{_LESS_MEMORY}\n\n{_description(error, source, stderr)}",
+            description=_description(error, source, stderr, f"{where}{_LESS_MEMORY}"),
             line=line,
             item_index=item_index,
             kind="limit",
@@ -317,17 +318,15 @@ def _failure(prepared: Prepared, error: BaseException, source: str, stderr: str,
     if kind is UnsendableError:
         text, path = tracebacks.text_of(error), tracebacks.clip(getattr(error, "path", ""), 300)
         place = "the result" if item_index is None else f"item {item_index} of the result"
-        where = f"The value stands at {path} in {place}." if path else f"The value is {place}."
-        advice = f"{where} {mistakes.for_result(text)}"
+        stands = f"The value stands at {path} in {place}." if path else f"The value is {place}."
+        advice = f"{stands} {mistakes.for_result(text)}"
         return Failure(message=text, description=advice, item_index=item_index, kind="result")
     if issubclass(kind, SystemExit):
         message = tracebacks.clip(f"Process exited with code {_exit_code(error)}")
     else:
         message = tracebacks.text_of(error) or tracebacks.type_name(error)
-    if advice := _advice(prepared, error, source, each_item=item_index is not None):
-        item = f", item {item_index}" if item_index is not None else ""
-        advice = f"Line {line}{item}: {advice}" if line is not None else advice
-    description = _description(error, source, stderr, advice)
+    advice = _advice(prepared, error, source, each_item=item_index is not None)
+    description = _description(error, source, stderr, f"{where}{advice}" if advice else "")
     return Failure(message=message, description=description, line=line, item_index=item_index)
 
 
@@ -340,8 +339,15 @@ def _advice(prepared: Prepared, error: BaseException, source: str, *, each_item:
         return ""  # they ask the exception for its attributes and its text, and those may be hostile
 
 
-def _with_hint(description: str | None) -> str | None:
-    return None if description is None else description + hints.for_refusals([description])
+def _where(line: int | None, item_index: int | None) -> str:
+    """The beginning of an advice."""
+    if line is None:
+        return ""
+    return f"Line {line}: " if item_index is None else f"Line {line}, item {item_index}: "
+
+
+def _with_hint(description: str | None, where: str) -> str | None:
+    return None if description is None else description + hints.for_refusals([description], where)
 
 
 def _out_of_memory(confinement: Confinement) -> str:

@@ -29,12 +29,12 @@ _LANGUAGE: Final = (
 )
 
 
-def for_refusals(texts: Iterable[str]) -> str:
-    """The advice for these texts, ready to stand below them."""
+def for_refusals(texts: Iterable[str], where: str = "") -> str:
+    """The advice for these texts, ready to stand below them; ``where`` is said first if they do not say so."""
     hints = dict.fromkeys(
         next((hint for prefix, hint in _BY_PREFIX.items() if text.startswith(prefix)), _LANGUAGE) for text in texts
     )
-    return "".join(f"\n\n{hint}" for hint in hints)
+    return "".join(f"\n\n{where}{hint}" for hint in hints)
 
 
 def for_error(error: BaseException, policy: Policy, confinement: Confinement) -> str:
