@@ -25,7 +25,6 @@ OURS_ALONE = {
     "the body is too large": "answered with 413; clients of the health server send no bodies",
     "a Buffer is missing": "the embedded broker, which tells the program what was wrong with its call",
     "A data request has no answer, as with n8n: …": "the embedded broker, and only a foreign runner asks so",
-    "Line …: …": "the advice that follows holds its code",
     "… (line …)": "the text of a failure, which has an entry of its own",
     "Warning: …": "what follows is a warning with an entry of its own",
 }
