@@ -57,5 +57,5 @@ def python_of(package: Path) -> Path:
 def below_a_home(command: str) -> str:
     """What of a command is in somebody's home folder: itself or, for our own, its interpreter; else empty."""
     places = [Path(command), *([Path(sys.executable).resolve()] if command == own_command() else [])]
-    homes = ("/home", "/root")
+    homes = ("/home", Path("~root").expanduser())
     return next((str(place) for place in places if any(place.is_relative_to(home) for home in homes)), "")
