@@ -218,12 +218,15 @@ class Environments:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
+                if pool.report is not None and pool.report.sealed and not self._allowance.named:
+                    raise StartError("No file can be opened in this sandbox (no Landlock), so nothing can be imported")
                 environment.pool = pool
                 self._counters.environments = len(self._warm)
                 environment.ready.set()
         except* StartError as group:
             log.error("The workers of %s cannot be started: %s", environment.plan, group.exceptions[0])
-            environment.fail(PackagesError("The workers for these packages cannot be started", "The log says why."))
+            reason = "The runner's log says why."
+            environment.fail(PackagesError("The workers for these packages cannot be started", reason))
 
     def _wake(self) -> None:
         self._changed.set()

@@ -39,7 +39,7 @@ def wheels(tmp_path: Path) -> Path:
 async def runner(wheels: Path, allowed: str = "allow", **settings: str) -> AsyncIterator[Bench]:
     environ = {
         "N8N_RUNNERS_INLINE_DEPENDENCIES": allowed,
-        "N8N_RUNNERS_INLINE_WHEELS": str(wheels),
+        "N8N_RUNNERS_INLINE_WHEELS": str(wheels) if any(wheels.iterdir()) else "",
         "N8N_RUNNERS_INLINE_CACHE": str(wheels.parent / "cache"),
         "N8N_RUNNERS_MAX_CONCURRENCY": "2",
         **{f"N8N_RUNNERS_{name}": value for name, value in settings.items()},
@@ -196,6 +196,21 @@ async def test_an_index_that_does_not_answer_is_said_in_time_and_other_tasks_go_
         assert "Connection refused" in text
         assert "pass" not in text
         assert outcomes[0]["logs"] == [["'Waiting for the packages of this program: absent'"]]
+
+
+@pytest.mark.packages
+@pytest.mark.parametrize("allowed", ["allow", "pandas>=2,tabulate"])
+async def test_real_packages_come_from_an_index(tmp_path: Path, allowed: str) -> None:
+    """From the installer's own index: needs the network."""
+    (tmp_path / "wheels").mkdir()
+    body = "import pandas, tabulate\nreturn [int(pandas.DataFrame({'a': [1, 2]}).a.sum()), tabulate.tabulate([[1]])]"
+    async with runner(tmp_path / "wheels", allowed, INLINE_WAIT="50") as bench:
+        outcome = await bench.run(program(body, "pandas>=2", "tabulate"))
+        assert outcome["result"][0] == 3
+        assert outcome["logs"][0] == ["'Waiting for the packages of this program: pandas>=2, tabulate'"]
+        assert "Import of external package 'numpy'" in message(
+            await bench.run(program("import numpy\nreturn 1", "pandas>=2", "tabulate"))
+        )
 
 
 # Requirements of all programs

@@ -17,6 +17,7 @@ from trio_runner.envstore import About, Built
 from trio_runner.errors import PackagesError, StartError
 from trio_runner.inline import Plan
 from trio_runner.installer import BuildError
+from trio_runner.sandbox.records import Report
 
 
 class Builds:
@@ -49,8 +50,9 @@ class Builds:
 class Pool:
     """Is there from its start to its end."""
 
-    def __init__(self, name: str, running: list[str], failure: StartError | None) -> None:
+    def __init__(self, name: str, running: list[str], failure: StartError | None, *, sealed: bool) -> None:
         self.name = name
+        self.report = Report(1, (), sealed, pidfds=True, not_preloaded={})
         self._running = running
         self._failure = failure
 
@@ -66,17 +68,18 @@ class Pool:
 
 
 class Rig:
-    def __init__(self, **settings: int) -> None:
+    def __init__(self, allowed: tuple[str, ...] = (), **settings: int) -> None:
+        self.sealed = False
         self.builds = Builds()
         self.running: list[str] = []
         self.said: list[str] = []
         self.no_workers: StartError | None = None
         self.counters = Counters()
-        config = PackagesConfig(inline=(), cache="/nowhere", **settings)
+        config = PackagesConfig(inline=allowed, cache="/nowhere", **settings)
         self.environments = Environments(config, self.builds, self._pool, self.counters)  # type: ignore[arg-type]
 
     def _pool(self, built: Built) -> Pool:
-        return Pool(built.key, self.running, self.no_workers)
+        return Pool(built.key, self.running, self.no_workers, sealed=self.sealed)
 
     @asynccontextmanager
     async def used(self, *names: str) -> AsyncIterator[str]:
@@ -95,8 +98,8 @@ class Rig:
 
 
 @asynccontextmanager
-async def rigged(**settings: int) -> AsyncIterator[Rig]:
-    rig = Rig(**settings)
+async def rigged(allowed: tuple[str, ...] = (), **settings: int) -> AsyncIterator[Rig]:
+    rig = Rig(allowed, **settings)
     with trio.fail_after(1000):
         async with trio.open_nursery() as nursery:
             await nursery.start(rig.environments.run)
@@ -233,3 +236,16 @@ async def test_a_refused_program_is_told_where_and_nothing_is_built(autojump_clo
                     pass
             assert (caught.value.kind, caught.value.line, caught.value.before_start) == ("violation", 2, True)
         assert rig.builds.started == []
+
+
+@pytest.mark.parametrize(("allowed", "works"), [((), False), (("x",), True)])
+async def test_where_no_file_can_be_opened_only_what_comes_ahead_can_be_imported(
+    allowed: tuple[str, ...], works: bool, autojump_clock: MockClock
+) -> None:
+    async with rigged(allowed) as rig:
+        rig.sealed = True
+        if works:
+            await rig.use("x")
+        else:
+            assert (await rig.refused("x")).message == "The workers for these packages cannot be started"
+            assert rig.counters.environments == 0
