@@ -25,6 +25,8 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     source: str | None
     each_item: bool
     workflow: LocalWorkflow
+    query: bytes | None = None
+    """What a code tool was asked, as JSON."""
     notes: tuple[str, ...] = ()
 
 
@@ -99,6 +101,7 @@ def replay_of(found: Any, file: str, *, node: str | None, run_index: int | None,
         source=source,
         each_item=parameters.get("mode") == _EACH,
         workflow=workflow,
+        query=_query(export.run_data.get(name, []), index),
         notes=tuple(_notes(items, runs)),
     )
 
@@ -195,6 +198,16 @@ def _input_of(
         origin = _Origin(before, output, len(export.run_data[before]) - 1)
         return 0, origin, _output(export, origin)
     raise InputError(f"{OPTION}: the node {name!r} did not run, nor did a node before it")
+
+
+def _query(runs: list[dict[str, Any]], index: int) -> bytes | None:
+    """What an agent asked a tool: kept as an item of a connection of its own, mostly as the field ``query``."""
+    asked = _dict(runs[index].get("inputOverride")).get("ai_tool") if runs else None
+    item = next(iter(_items(asked, 0)), None)
+    if item is None:
+        return None
+    fields = _dict(item.get("json"))
+    return msgspec.json.encode(fields["query"] if fields.keys() == {"query"} else fields)
 
 
 def _before(name: str, export: _Export, nodes: dict[str, dict[str, Any]]) -> Iterator[tuple[str, int]]:

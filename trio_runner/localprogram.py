@@ -74,7 +74,7 @@ def prepare(options: Options, environ: Mapping[str, str]) -> Prepared:
         source=_source(options, replay),
         workflow=workflow,
         each_item=replay.each_item if replay is not None and options.each is None else bool(options.each),
-        query=_query(options.query),
+        query=_query(options.query) if options.query is not None or replay is None else replay.query,
     )
     return Prepared(program, replay.notes if replay else (), static_data if options.save_static_data else None)
 

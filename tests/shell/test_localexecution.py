@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from trio_runner.cli import cli
 from trio_runner.localexecution import Replay, read_execution, replay_of, unflatten
 from trio_runner.localinput import InputError
+from trio_runner.localprogram import Options, prepare
 
 
 def code_node(name: str, **parameters: Any) -> dict[str, Any]:
@@ -212,6 +213,21 @@ def test_a_node_that_did_not_run_gets_what_the_node_before_it_gave(tmp_path: Pat
     assert (numbers(replayed), fed_by(replayed)) == ([2, 3], ("If", 1, 0))
     with pytest.raises(InputError, match="'Code' did not run, nor did a node before it"):
         replay(tmp_path, execution(runs={"Webhook": RUNS["Webhook"]}))
+
+
+@pytest.mark.parametrize(
+    ("asked", "query"),
+    [({"query": "how many?"}, "how many?"), ({"city": "Köln", "n": 2}, {"city": "Köln", "n": 2}), ({"query": 5}, 5)],
+)
+def test_a_code_tool_is_asked_again_what_it_was_asked(asked: Any, query: Any, tmp_path: Path) -> None:
+    call = {**run(2, [], source=("Webhook", 0, 0)), "inputOverride": {"ai_tool": [[{"json": asked}]]}}
+    replayed = replay(tmp_path, execution(runs={**RUNS, "Code": [call]}))
+    assert replayed.query is not None
+    assert json.loads(replayed.query) == query
+    assert replay(tmp_path, execution()).query is None
+    file = str(tmp_path / "execution.json")
+    assert prepare(Options(execution=file), {}).program.query is None
+    assert prepare(Options(execution=file, query="else"), {}).program.query == b'"else"'
 
 
 def test_pinned_items_are_part_of_the_workflow(tmp_path: Path) -> None:
