@@ -340,6 +340,7 @@ def test_in_compat_only_what_n8n_takes_for_items_is_a_record() -> None:
         {"json": {"p": str(ada)}},
         {"p": str(ada)},
     ]
+    assert json.loads(encode([{"json": (n for n in range(2))}, iter("a")], items=True)) == [{"json": [0, 1]}, ["a"]]
     assert json.loads(encode([{1}, {"json": {1}}], items=True)) == ["{1}", {"json": "{1}"}]
     assert json.loads(encode([ada])) == [str(ada)]
 

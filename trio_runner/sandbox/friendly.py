@@ -71,8 +71,8 @@ def as_items(value: object) -> object:
     elements: list[object] = []
     for element in value:
         item = _structure(element)
-        if type(item) is dict and (inner := item.get("json")) is not None and _structure(inner) is not inner:
-            item = {**item, "json": _structure(inner)}
+        if type(item) is dict and "json" in item and (inner := _structure(item["json"])) is not item["json"]:
+            item = {**item, "json": inner}
         elements.append(item)
     return elements
 

@@ -44,15 +44,11 @@ def encode(value: object, *, friendly: bool = False, items: bool = False, trail:
     Raises `UnsendableError`, or what code of the author's raises: a ``__str__``, a generator. ``trail`` is then told
     where that was, innermost step first.
     """
-    try:
-        ready = is_plain(value)
-    except Exception:  # a metaclass with a __hash__ or __eq__ of its own
-        ready = False
-    if ready:
-        with suppress(TypeError):  # a metaclass that claims to be equal to a JSON type
+    with suppress(TypeError):  # a metaclass that claims to be equal to a JSON type
+        if _ready(value):
             return _to_json(value)
-    if items and not friendly:
-        value = rules.as_items(value)
+    if items and not friendly and (made := rules.as_items(value)) is not value:
+        return encode(made, trail=trail)
     return _to_json(plain(value, friendly=friendly, trail=trail))
 
 
@@ -79,6 +75,13 @@ def split_path(path: str) -> tuple[int | None, str]:
     if (found := _ITEM.match(path)) is None:
         return None, path.removeprefix(".")
     return int(found[1]), path[found.end() :].removeprefix(".")
+
+
+def _ready(value: object) -> bool:
+    try:
+        return is_plain(value)
+    except Exception:  # a metaclass with a __hash__ or __eq__ of its own
+        return False
 
 
 def is_plain(value: object) -> bool:
@@ -167,7 +170,10 @@ def _plain(value: Any, above: set[int], friendly: bool, trail: list[str]) -> obj
     step = ""
     try:
         if rule is not None:
-            return _plain(rule(value), above, friendly, trail)
+            made = rule(value)
+            if type(made) is list and len(made) > _BLOCK and _ready(made):  # a table of numbers, as a rule
+                return made
+            return _plain(made, above, friendly, trail)
         if issubclass(kind, dict):
             entries: dict[str, object] = {}
             for key, entry in value.items():
