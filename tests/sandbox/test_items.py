@@ -118,6 +118,14 @@ def test_depth_is_no_matter() -> None:
     assert found == []
 
 
+@pytest.mark.parametrize("count", [1, 32, 33, 1000])
+def test_lists_of_any_length_are_seen_through(count: int) -> None:
+    found = dotted([[1] * count, [{"a": n} for n in range(count)], [*range(count), [{"b": 2}]]])
+    assert found[0] == [1] * count
+    assert [row.a for row in found[1]] == list(range(count))
+    assert found[2][-1][0].b == 2
+
+
 def test_lists_that_need_nothing_are_the_same_lists() -> None:
     rows = [{"a": [1]}]
     numbers = rows[0]["a"]

@@ -20,6 +20,8 @@ _SMALL: Final = 262_144
 """Bytes up to which an input is decoded at once: looking for one item in it is not worth the trouble."""
 _PREFIX: Final = 65_536
 _MAX_NAMED: Final = 12
+_MANY: Final = 32
+_CONTAINERS: Final = frozenset({dict, list})
 
 
 class AttrDict(dict[str, Any]):
@@ -98,8 +100,28 @@ def _refuse(fields: AttrDict, name: str) -> NoReturn:
 
 
 def dotted(value: Any) -> Any:
-    """``value``, fresh from a decoder, with every dict an `AttrDict`. Lists are kept and changed in place."""
-    return _rebuilt(value, AttrDict, list)
+    """``value``, fresh from a decoder, with every dict an `AttrDict`. Lists are kept and changed in place.
+
+    Does what `_rebuilt` could do, in half the time: 100 MB of items are worth the lines.
+    """
+    root = [value]
+    pending: list[Any] = [root]
+    while pending:
+        container = pending.pop()
+        if type(container) is list:
+            if len(container) > _MANY and _CONTAINERS.isdisjoint(map(type, container)):
+                continue  # a long list of texts or numbers is seen through by C alone
+            entries: Any = enumerate(container)
+        else:
+            entries = container.items()
+        for key, entry in entries:
+            kind = type(entry)
+            if kind is dict:
+                container[key] = made = AttrDict(entry)
+                pending.append(made)
+            elif kind is list:
+                pending.append(entry)
+    return root[0]
 
 
 def dotted_lists(value: Any) -> Any:
@@ -113,34 +135,26 @@ def plain(value: Any) -> Any:
 
 
 def _rebuilt(value: Any, dict_type: type[dict[str, Any]], list_type: type[list[Any]], *, copy: bool = False) -> Any:
-    """Without recursion, so that depth is no matter; a container of values that are none is seen through by C alone."""
+    """Every dict and list of another type, without recursion, so that depth is no matter.
+
+    ``copy``: of what a program may have made, so that a container may stand in several places, or in itself.
+    """
     root = [value]
     pending: list[Any] = [root]
-    dicts, lists = (dict, AttrDict) if copy else (dict,), (list, JsList) if copy else (list,)
-    makes_lists = copy or list_type is not list
+    dicts, lists = ((dict, AttrDict), (list, JsList)) if copy else ((dict,), (list,))
     seen: dict[int, Any] = {}
     while pending:
         container = pending.pop()
-        entries = container.values() if isinstance(container, dict) else container
-        kinds = set(map(type, entries))
-        if kinds.isdisjoint(dicts) and kinds.isdisjoint(lists):
-            continue
         for key, entry in container.items() if isinstance(container, dict) else enumerate(container):
             kind = type(entry)
-            if kind in dicts:
-                made: Any = seen.get(id(entry)) if copy else None
-                if made is None:
-                    made = dict_type(entry)
-                    pending.append(made)
-            elif kind in lists:
-                made = seen.get(id(entry)) if copy else None
-                if made is None:
-                    made = list_type(entry) if makes_lists else entry
-                    pending.append(made)
-            else:
+            if kind not in dicts and kind not in lists:
                 continue
-            if copy:
-                seen[id(entry)] = made
+            made: Any = seen.get(id(entry)) if copy else None
+            if made is None:
+                made = dict_type(entry) if kind in dicts else list_type(entry)
+                pending.append(made)
+                if copy:
+                    seen[id(entry)] = made
             container[key] = made
     return root[0]
 
