@@ -6,6 +6,7 @@ Owns the limit on builds and their numbers. Must not know who waits, nor what an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 import trio
 
@@ -67,9 +68,14 @@ class Builder:
 
     async def _build(self, key: str, plan: Plan) -> Built:
         try:
-            with self._store.building() as place:
-                await install(self.uv, plan, place, self._config, self._environment)
-                built = await trio.to_thread.run_sync(self._store.publish, key, plan, place)
+            with ExitStack() as workplace:
+                place = await trio.to_thread.run_sync(workplace.enter_context, self._store.building())
+                try:
+                    await install(self.uv, plan, place, self._config, self._environment)
+                    built = await trio.to_thread.run_sync(self._store.publish, key, plan, place)
+                finally:
+                    with trio.CancelScope(shield=True):  # thousands of files may have to go: not in the event loop
+                        await trio.to_thread.run_sync(workplace.close)
             await trio.to_thread.run_sync(self._store.trim)
         except OSError as error:
             raise BuildError("internal", f"The environment could not be written: {error.strerror}") from error

@@ -223,6 +223,7 @@ class Environments:
                 environment.pool = pool
                 self._counters.environments = len(self._warm)
                 environment.ready.set()
+                self._wake()  # nobody may want it any more: then it can give way
         except* StartError as group:
             log.error("The workers of %s cannot be started: %s", environment.plan, group.exceptions[0])
             reason = "The runner's log says why."

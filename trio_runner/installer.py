@@ -123,9 +123,9 @@ def _prepare(place: Workplace, plan: Plan) -> None:
 
 def _command(uv: str, plan: Plan, place: Workplace, config: PackagesConfig) -> list[str]:
     command = [uv, "pip", "install", "--target", str(place.site), "--python", sys.executable]
-    command += ["--requirements", "requirements.txt"]
+    command += ["-r", "requirements.txt"]
     if plan.constraints:
-        command += ["--constraints", "constraints.txt"]
+        command += ["-c", "constraints.txt"]
     command += ["--only-binary", ":all:", "--no-config", "--no-python-downloads", "--keyring-provider", "disabled"]
     command += ["--cache-dir", str(place.cache), "--compile-bytecode", "--no-progress", "--color", "never"]
     if config.wheels:

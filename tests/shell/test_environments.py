@@ -50,7 +50,10 @@ class Builds:
 class Pool:
     """Is there from its start to its end."""
 
-    def __init__(self, name: str, running: list[str], failure: StartError | None, *, sealed: bool) -> None:
+    def __init__(
+        self, name: str, running: list[str], failure: StartError | None, *, sealed: bool, starts: float
+    ) -> None:
+        self._starts = starts
         self.name = name
         self.report = Report(1, (), sealed, pidfds=True, not_preloaded={})
         self._running = running
@@ -59,6 +62,7 @@ class Pool:
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         if self._failure is not None:
             raise self._failure
+        await trio.sleep(self._starts)
         self._running.append(self.name)
         task_status.started()
         try:
@@ -70,6 +74,7 @@ class Pool:
 class Rig:
     def __init__(self, allowed: tuple[str, ...] = (), **settings: int) -> None:
         self.sealed = False
+        self.starts = 0.0
         self.builds = Builds()
         self.running: list[str] = []
         self.said: list[str] = []
@@ -79,7 +84,7 @@ class Rig:
         self.environments = Environments(config, self.builds, self._pool, self.counters)  # type: ignore[arg-type]
 
     def _pool(self, built: Built) -> Pool:
-        return Pool(built.key, self.running, self.no_workers, sealed=self.sealed)
+        return Pool(built.key, self.running, self.no_workers, sealed=self.sealed, starts=self.starts)
 
     @asynccontextmanager
     async def used(self, *names: str) -> AsyncIterator[str]:
@@ -226,6 +231,17 @@ async def test_what_is_in_use_does_not_give_way(autojump_clock: MockClock) -> No
                 tasks.cancel_scope.cancel()
         await rig.use("c")
         assert set(rig.running) == {"b", "c"}
+
+
+async def test_one_that_comes_up_when_nobody_wants_it_any_more_gives_way(autojump_clock: MockClock) -> None:
+    async with rigged(environments=1, wait=20) as rig:
+        rig.starts = 10
+        async with trio.open_nursery() as tasks:
+            with trio.move_on_after(5):
+                await rig.use("left")
+            tasks.start_soon(rig.use, "wanted")
+        assert trio.current_time() == pytest.approx(20, abs=0.1), "ten each"
+        assert rig.running == ["wanted"]
 
 
 async def test_a_refused_program_is_told_where_and_nothing_is_built(autojump_clock: MockClock) -> None:
