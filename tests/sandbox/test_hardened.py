@@ -13,7 +13,7 @@ import pytest
 from tests.sandbox.program_kit import allowing, run
 from trio_runner.sandbox.child import Prepared
 from trio_runner.sandbox.formatguard import BLOCKED_ATTRIBUTES, GUARD_NAME
-from trio_runner.sandbox.hardened import harden
+from trio_runner.sandbox.hardened import facade, harden
 from trio_runner.sandbox.imports import make_import
 from trio_runner.sandbox.policy import Policy
 
@@ -135,3 +135,31 @@ def test_wrong_arguments_are_type_errors() -> None:
         run("__import__()")
     with pytest.raises(TypeError):
         run("__import__(5)")
+
+
+@pytest.mark.parametrize("shown", [harden(len, "len"), facade("_x", {"a": 1})], ids=["function", "facade"])
+def test_no_slot_leads_from_an_instance_to_what_is_behind_it(shown: object) -> None:
+    for name in ("_function", "_name", "_look_up", "__dict__"):
+        with pytest.raises(AttributeError):
+            object.__getattribute__(shown, name)
+        assert name not in vars(type(shown))
+
+
+def test_a_facade_has_what_it_names_and_nothing_else() -> None:
+    shown: Any = facade("_x", {"a": 1, "f": lambda n: n + 1}, {"p": lambda: 2}, other=None)
+    assert (shown.a, shown["a"], shown.f(1), shown.p, shown["p"], repr(shown)) == (1, 1, 2, 2, 2, "<_x>")
+    assert repr(shown.f) == "<built-in function f>"
+    assert shown.f is shown.f
+    with pytest.raises(AttributeError, match="_x has no 'b'; it has a, f, p"):
+        _ = shown.b
+    with pytest.raises(TypeError, match="takes a text, not int"):
+        _ = shown[0]
+    for change in ("shown.a = 2", "del shown.a", "shown['a'] = 2", "list(shown)"):
+        with pytest.raises((AttributeError, TypeError)):
+            exec(change, {"shown": shown})
+
+
+def test_a_facade_may_answer_for_any_name_but_a_special_one() -> None:
+    shown: Any = facade("_x", {}, other=str.upper)
+    assert (shown.abc, shown["a b"]) == ("ABC", "A B")
+    assert not hasattr(shown, "__deepcopy__")
