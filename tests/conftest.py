@@ -12,7 +12,7 @@ from tests.release.wheel_kit import build, install
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are processors for folders of ordinary tests, which wait for a third of their time.
+    """One more than there are processors, and eight at most, for ordinary tests: they wait for a third of their time.
 
     None, that is this very process, for chosen files, where it would only take longer, and for another selection than
     the default one: what is slow measures time, or tells how far it is. ``-n`` has the last word.
@@ -21,7 +21,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     chosen = config.getoption("markexpr") != defaults[defaults.index("-m") + 1]
     if chosen or all(Path(path.partition("::")[0]).is_file() for path in config.args):
         return 0
-    return (os.cpu_count() or 1) + 1
+    return min(8, (os.cpu_count() or 1) + 1)
 
 
 @pytest.fixture(scope="session")
