@@ -137,9 +137,10 @@ class Proxy:
             connection.stalled = True
 
     async def inject(self, data: bytes, direction: To) -> None:
-        """Puts bytes in between, wherever in a frame that may be."""
+        """Puts bytes in between, wherever in a frame that may be. One end may just be leaving for what came before."""
         for connection in self.websockets():
-            await connection.send(data, direction)
+            with suppress(*GONE):
+                await connection.send(data, direction)
 
     async def inject_frames(self, data: bytes) -> None:
         """Puts whole frames between two frames of the broker."""

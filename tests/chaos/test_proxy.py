@@ -271,6 +271,16 @@ async def test_frames_are_injected_between_frames_and_bytes_anywhere(clock: Mock
         assert await exactly(broker, 2) == b"\xff\xff"
 
 
+async def test_bytes_for_a_runner_that_has_just_left_are_nobody_s_trouble(clock: MockClock) -> None:
+    async with rigged() as rig:
+        runner, _ = await rig.upgraded()
+        await rig.proxy.inject(b"\xff", To.RUNNER)
+        await runner.aclose()  # with something unread: a reset
+        for _ in range(3):
+            await rig.proxy.inject(b"\xff" * 64, To.RUNNER)
+        await rig.upgraded()
+
+
 @pytest.mark.parametrize(
     ("kind", "head", "make", "heard"),
     [
