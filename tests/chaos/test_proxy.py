@@ -33,7 +33,7 @@ SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 @pytest.fixture
 def clock() -> MockClock:
     """Jumps when nothing has happened for a moment of real time: enough for bytes on a loopback socket."""
-    return MockClock(autojump_threshold=0.01)
+    return MockClock(autojump_threshold=0.03)
 
 
 class Rig:
