@@ -28,6 +28,7 @@ Decode = Callable[[memoryview], Any]
 _RECEIVE: Final = 65_536
 _MAX_ANSWER: Final = 2**32 - 1  # the runner is trusted
 _FIRST_WINDOW: Final = 4
+_UNSENT: Final = -1
 _LARGE: Final = 1_048_576
 _AT_ONCE: Final = 134_217_728
 """Bytes of answers that are asked for at once, as far as their size can be guessed from the last one."""
@@ -50,19 +51,15 @@ class _Waits(Protocol):
 
 
 class _Call:
-    """One call. ``placed``: it counts as out; ``answer``: status and JSON."""
+    """One call. ``payload`` is what is to be sent for it, ``answer`` status and JSON."""
 
-    __slots__ = ("answer", "number", "placed", "sent", "waits")
+    __slots__ = ("answer", "number", "payload", "waits")
 
-    def __init__(self, number: int, waits: _Waits) -> None:
+    def __init__(self, number: int, payload: bytes, waits: _Waits) -> None:
         self.number = number
+        self.payload = payload
         self.waits = waits
-        self.placed = self.sent = False
         self.answer: tuple[int, memoryview] | None = None
-
-    def is_placed(self) -> bool:
-        """Whether it may be sent."""
-        return self.placed
 
     def is_answered(self) -> bool:
         """Whether it is over."""
@@ -103,9 +100,7 @@ class Channel:
         waits = _async_waits()
         if waits is None:  # nobody else could run
             return self._ask(name, params, decode)
-        with self._calling(waits) as call:
-            await self._wait_async(waits, call.is_placed)
-            self._write(call, name, params)
+        with self._calling(name, params, waits) as call:
             await self._wait_async(waits, call.is_answered)
         return _result(call, decode)
 
@@ -113,42 +108,39 @@ class Channel:
 
     def _ask(self, name: str, params: bytes | bytearray, decode: Decode = frames.parse) -> Any:
         waits = _Blocking()
-        with self._calling(waits) as call:
-            self._wait(waits, call.is_placed)
-            self._write(call, name, params)
+        with self._calling(name, params, waits) as call:
             self._wait(waits, call.is_answered)
         return _result(call, decode)
 
     @contextmanager
-    def _calling(self, waits: _Waits) -> Iterator[_Call]:
-        call = _Call(next(self._numbers), waits)
+    def _calling(self, name: str, params: bytes | bytearray, waits: _Waits) -> Iterator[_Call]:
+        number = next(self._numbers)
+        call = _Call(number, frames.call(number, name, params), waits)
         with self._state:
             self._queue.append(call)
             self._waiting[call] = None
-            self._place()
+            self._send_queued()
         try:
             yield call
         finally:
             with self._state:
                 del self._waiting[call]
-                if not call.placed:
+                with suppress(ValueError):  # it has been sent
                     self._queue.remove(call)
-                elif not call.sent:
-                    del self._out[call.number]
-                    self._place()
 
-    def _write(self, call: _Call, name: str, params: bytes | bytearray) -> None:
-        call.sent = self._send(frames.CALL, frames.call(call.number, name, params))
-        if not call.sent:
-            raise ChannelError("The task is over, or in the middle of another call: nothing can be asked now")
+    def _send_queued(self) -> None:
+        """Sends calls that wait, as many as there is room for. What was given up still counts until it is answered.
 
-    def _place(self) -> None:
-        """Lets waiting calls out, as many as there is room for. What was given up still counts until it is answered."""
+        Whoever makes room sends: the caller may be a coroutine whose loop stands still.
+        """
         while self._queue and len(self._out) < self._window:
             call = self._queue.popleft()
+            payload, call.payload = call.payload, b""
             self._out[call.number] = call
-            call.placed = True
-            call.waits.wake()
+            if not self._send(frames.CALL, payload):
+                del self._out[call.number]
+                call.answer = _UNSENT, memoryview(b"")
+                call.waits.wake()
 
     # Reading: whoever waits first reads for all; when it leaves, the others are woken, and one of them goes on.
     # A coroutine only watches the socket and leaves it to a thread that blocks, which may be its own.
@@ -224,13 +216,15 @@ class Channel:
             if call is not None:
                 call.answer = status, body
                 call.waits.wake()
-            self._place()
+            self._send_queued()
 
 
 def _result(call: _Call, decode: Decode) -> Any:
     assert call.answer is not None
     status, body = call.answer
     call.answer = None  # a large one is not held while it is decoded by somebody who is done with it
+    if status == _UNSENT:
+        raise ChannelError("The task is over, or in the middle of another call: nothing can be asked now")
     if status != frames.SUCCESS:
         raise ChannelError(frames.parse(body) if len(body) else None)
     return decode(body) if len(body) else None

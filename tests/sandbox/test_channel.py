@@ -1,0 +1,244 @@
+"""The channel against a runner that answers in any order: threads, coroutines, and both at once."""
+
+from __future__ import annotations
+
+import _socket
+import asyncio
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.lowlevel
+
+from trio_runner.sandbox import frames
+from trio_runner.sandbox.channel import Channel, ChannelError
+from trio_runner.sandbox.frames import FrameParser
+
+ROOT = Path(__file__).parent.parent.parent
+LIMIT = 30
+BIG = b'"' + b"x" * 3_000_000 + b'"'
+
+
+class Echo:
+    """The other end: answers each call with its parameters, those that came together in any order.
+
+    ``big``: with three megabytes; ``bad``: with an error; ``never``: not at all, until `let_go`.
+    """
+
+    def __init__(self) -> None:
+        self.ours, theirs = _socket.socketpair()
+        self._lock = threading.Lock()
+        self._theirs = theirs
+        self.over = False
+        self.most = self._out = 0
+        self._held: list[int] = []
+        self.channel = Channel(theirs, self._send)
+        self._thread = threading.Thread(target=self._answer, daemon=True)
+        self._thread.start()
+
+    def _send(self, kind: int, payload: bytes) -> bool:
+        with self._lock:
+            if self.over:
+                return False
+            self._out += 1
+            self.most = max(self.most, self._out)
+            frames.send(self._theirs, kind, payload)
+            return True
+
+    def _answer(self) -> None:
+        parser = FrameParser({frames.CALL: 1 << 30})
+        shuffle = random.Random(7).shuffle
+        while data := self.ours.recv(65536):
+            calls = [frames.split_call(payload) for _, payload in parser.feed(data)]
+            shuffle(calls)
+            for number, name, params in calls:
+                if name == "never":
+                    self._held.append(number)
+                else:
+                    self._say(
+                        number, frames.ERROR if name == "bad" else frames.SUCCESS, BIG if name == "big" else params
+                    )
+
+    def _say(self, number: int, status: int, body: bytes | memoryview) -> None:
+        self._out -= 1
+        self.ours.sendall(b"".join((frames.answer_head(number, status, len(body)), body)))
+
+    def let_go(self) -> None:
+        """Answers what was held back."""
+        while self._held:
+            self._say(self._held.pop(), frames.SUCCESS, b"0")
+
+    def close(self) -> None:
+        self.ours.shutdown(_socket.SHUT_RDWR)
+        self._thread.join(LIMIT)
+        self.ours.close()
+        self._theirs.close()
+
+
+@contextmanager
+def echoing() -> Iterator[Echo]:
+    echo = Echo()
+    try:
+        yield echo
+    finally:
+        echo.close()
+
+
+def in_threads(count: int, work: object) -> None:
+    threads = [threading.Thread(target=work) for _ in range(count)]  # type: ignore[arg-type]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+
+
+def test_a_call_returns_what_it_is_answered() -> None:
+    with echoing() as echo:
+        assert echo.channel.request({"a": 1}) == {"a": 1}
+        assert echo.channel.call("x", b"[1,2]") == [1, 2]
+        assert echo.channel.call("x", b"") is None
+        assert len(echo.channel.call("big", b"[]")) == 3_000_000
+        assert echo.channel.call("x", b"[1]", bytes) == b"[1]"
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        (b'{"message":"no"}', "no"),
+        (b'"Method not allowed"', "Method not allowed"),
+        (b"{}", "gave no reason"),
+        (b"", "gave no reason"),
+    ],
+)
+def test_an_answer_that_is_an_error_is_raised_with_what_was_said(said: bytes, text: str) -> None:
+    with echoing() as echo, pytest.raises(ChannelError, match=text) as caught:
+        echo.channel.call("bad", said)
+    assert caught.value.data == (frames.parse(said) if said else None)
+
+
+def test_nothing_can_be_asked_when_the_task_is_over() -> None:
+    with echoing() as echo:
+        echo.over = True
+        for _ in range(100):  # and none of them counts as out
+            with pytest.raises(ChannelError, match="over"):
+                echo.channel.call("x", b"[]")
+        echo.over = False
+        assert echo.channel.call("x", b"[1]") == [1]
+
+
+def test_each_thread_gets_its_own_answers() -> None:
+    with echoing() as echo:
+
+        def work() -> None:
+            mine = threading.get_ident() % 1000
+            for number in range(50):
+                assert echo.channel.call("x", b"[%d,%d]" % (mine, number)) == [mine, number]
+
+        in_threads(8, work)
+
+
+def test_no_more_calls_are_out_at_once_than_the_runner_takes() -> None:
+    with echoing() as echo:
+
+        async def many() -> list[object]:
+            return list(await asyncio.gather(*[echo.channel.call_async("x", b"[%d]" % n) for n in range(300)]))
+
+        assert asyncio.run(many()) == [[n] for n in range(300)]
+        assert 1 < echo.most <= frames.MAX_CALLS_IN_FLIGHT
+
+
+def test_the_next_calls_are_fewer_after_a_large_answer_and_more_after_each_small_one() -> None:
+    with echoing() as echo:
+        echo.channel._take(0, frames.SUCCESS, memoryview(bytes(70_000_000)))
+        assert echo.channel._window == 1
+        in_threads(4, lambda: echo.channel.call("x", b"[]"))
+        assert echo.channel._window == 5
+
+
+async def _rounds(channel: Channel, number: int) -> None:
+    for _ in range(10):
+        assert await channel.call_async("x", b"[%d]" % number) == [number]
+
+
+def _blocking(channel: Channel) -> None:
+    for _ in range(20):
+        assert channel.call("x", b"[7]") == [7]
+
+
+def test_asyncio_its_threads_and_calls_that_block_its_loop_share_one_channel() -> None:
+    async def main(channel: Channel) -> None:
+        rounds = [asyncio.create_task(_rounds(channel, number)) for number in range(12)]
+        await asyncio.sleep(0)
+        for _ in range(20):
+            assert channel.call("x", b"[5]") == [5]
+            await asyncio.sleep(0)
+        async with asyncio.timeout(LIMIT):
+            await asyncio.gather(*rounds, *[asyncio.to_thread(_blocking, channel) for _ in range(3)])
+
+    with echoing() as echo:
+        asyncio.run(main(echo.channel))
+        assert not echo.channel._out
+
+
+def test_trio_its_threads_and_calls_that_block_its_loop_share_one_channel() -> None:
+    async def main(channel: Channel) -> None:
+        with trio.fail_after(LIMIT):
+            async with trio.open_nursery() as nursery:
+                for number in range(12):
+                    nursery.start_soon(_rounds, channel, number)
+                for _ in range(3):
+                    nursery.start_soon(trio.to_thread.run_sync, _blocking, channel)
+                for _ in range(20):
+                    assert channel.call("x", b"[5]") == [5]
+                    await trio.lowlevel.checkpoint()
+
+    with echoing() as echo:
+        trio.run(main, echo.channel)
+        assert not echo.channel._out
+
+
+def test_a_call_that_was_given_up_takes_nobody_elses_answer_and_makes_room_when_it_is_answered() -> None:
+    async def main(echo: Echo) -> None:
+        for _ in range(3):
+            with trio.move_on_after(0.01):
+                await echo.channel.call_async("never", b"[]")
+        assert await echo.channel.call_async("x", b"[1]") == [1]
+        assert len(echo.channel._out) == 3
+        echo.let_go()
+        assert await echo.channel.call_async("x", b"[2]") == [2]
+        assert not echo.channel._out
+
+    with echoing() as echo:
+        trio.run(main, echo)
+
+
+def test_one_who_waits_goes_on_when_the_one_who_read_for_all_gives_up() -> None:
+    async def main(echo: Echo) -> None:
+        with trio.fail_after(LIMIT):
+            async with trio.open_nursery() as nursery:
+                with trio.CancelScope() as first:
+                    nursery.start_soon(_rounds, echo.channel, 3)
+                    nursery.start_soon(trio.to_thread.run_sync, _blocking, echo.channel)
+                    first.deadline = trio.current_time() + 0.02
+                    await echo.channel.call_async("never", b"[]")
+
+    with echoing() as echo:
+        trio.run(main, echo)
+
+
+def test_the_process_ends_when_the_runner_is_gone() -> None:
+    program = (
+        "import _socket; from trio_runner.sandbox.channel import Channel; "
+        "ours, theirs = _socket.socketpair(); ours.close(); "
+        "Channel(theirs, lambda kind, payload: True).call('x', b'[]'); print('still here')"
+    )
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (ran.stdout, ran.stderr) == ("", "")
