@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import trio
@@ -21,10 +21,22 @@ from trio.testing import MockClock
 
 from tests.fuzz.reader import Reader
 from trio_runner import zygoterecords
+from trio_runner.calls import Question
 from trio_runner.executor import Executor
-from trio_runner.protocol.messages import RunnerMessage, TaskResult, TaskSettings, decode_from_runner, encode
+from trio_runner.protocol.messages import (
+    NULL,
+    Rpc,
+    RpcResponse,
+    RunnerMessage,
+    TaskDataResponse,
+    TaskResult,
+    TaskSettings,
+    decode_from_runner,
+    encode,
+)
 from trio_runner.sandbox import frames, records
 from trio_runner.sandbox.frames import Failure, FrameError, FrameParser, Verdict
+from trio_runner.taskrecord import TaskRecord
 
 LIMIT = 400_000
 LIMITS = frames.limits_from_child(LIMIT)
@@ -33,6 +45,23 @@ TASK = "the-task"
 STATUSES = (0, 1 << 8, 70 << 8, signal.SIGKILL, signal.SIGSEGV, signal.SIGXCPU, None)
 KINDS = ("error", "syntax", "violation", "result", "limit", "worker")
 LARGE = b'"' + b"x" * (frames.BIG + 1000) + b'"'
+PARAMS = (
+    *(b"[]", b'[{"url":"x"}]', b"{}", b"[", b"", b'[]},"taskId":"x"', b"[" * 900, b'["\xff"]'),
+    *(LARGE, b"[" + LARGE + b"]"),
+    b'{"dataOfNodes":"all","prevNode":true,"input":{"include":true,"chunk":{"startIndex":0,"count":1}},"env":true}',
+    b'{"dataOfNodes":["\\u0000"],"prevNode":false,"input":{"include":false},"env":false}',
+)
+ANSWERS: list[tuple[Literal["success", "error"], Raw]] = [
+    ("success", NULL),
+    ("error", Raw(b'{"message":"no"}')),
+    ("success", Raw(b'"' + b"x" * 500_000 + b'"')),
+]
+METADATA = (
+    *(b"{}", b'{"customData":{"a":"b"}}', b'{"staticData":{"global":{"n":[1]}}}', b'{"customData":{"a":1}}'),
+    *(b"[]", b""),
+    b'{"staticData":{"global":{}},"customData":{},"taskId":"x"}',
+    b'{"customData":{"a":"' + b"x" * 399_000 + b'"}}',
+)
 TEXTS = ("", "no", "x" * 300_000, "a\nb\x00\u2028", '","taskId":"other', "\U0001f600" * 50)
 
 
@@ -97,10 +126,24 @@ def converse(data: bytes) -> None:
         continue_on_fail=read.flag(),
         query=Raw(b'"q"'),
     )
+    record = TaskRecord(TASK, task, broker="", accepted_at=0.0)
+    answers = [read.pick(ANSWERS) for _ in range(read.below(4))]
+
+    async def ask(question: Question) -> None:
+        """n8n, which answers some calls, at once or never."""
+        messages.append(question)
+        await trio.lowlevel.checkpoint()
+        if answers and record.deliver is not None:
+            status, data = answers.pop()
+            if isinstance(question, Rpc):
+                record.deliver(RpcResponse(task_id=TASK, call_id=question.call_id, status=status, data=data))
+            else:
+                record.deliver(TaskDataResponse(task_id=TASK, request_id=question.request_id, data=data))
+
+    run = partial(executor.run, TASK, task, messages.append, record, ask)
     with _silence(), worker.sock:
-        result = trio.run(
-            _run, worker, partial(executor.run, TASK, task, messages.append), clock=MockClock(autojump_threshold=0)
-        )
+        result = trio.run(_run, worker, run, clock=MockClock(autojump_threshold=0))
+    assert record.deliver is None
     for message in (*messages, result):
         frame = encode(message)
         decoded = decode_from_runner(frame)
@@ -186,7 +229,7 @@ def _frames(read: Reader) -> list[bytes]:
     """Some frames: right ones, hostile payloads under right headers, headers that lie, and noise."""
     made: list[bytes] = []
     for _ in range(read.below(8)):
-        kind = read.pick([frames.VERDICT, frames.PRINT, frames.RESULT, frames.FAILURE])
+        kind = read.pick([frames.VERDICT, frames.PRINT, frames.RESULT, frames.FAILURE, frames.CALL, frames.METADATA])
         payload = _payload(kind, read)
         header = frames.header(kind, len(payload))
         match read.below(12):
@@ -207,6 +250,11 @@ def _payload(kind: int, read: Reader) -> bytes:
         return frames.encode(Verdict(code=read.bytes(), failure=_failure(read) if read.flag() else None))
     if kind == frames.FAILURE:
         return frames.encode(_failure(read))
+    if kind == frames.CALL:
+        name = read.pick(["", "helpers.httpRequest", "logNodeOutput", _text(read)[:60]])
+        return frames.call(read.byte(), name, read.pick(PARAMS))
+    if kind == frames.METADATA:
+        return read.pick(METADATA)
     if kind == frames.PRINT:
         return msgspec.json.encode([_text(read) for _ in range(read.below(4))])
     return read.pick(
