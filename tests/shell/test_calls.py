@@ -184,6 +184,21 @@ async def test_a_child_with_more_calls_at_once_than_a_channel_makes_is_cut_off()
         assert len(task.asked) == frames.MAX_CALLS_IN_FLIGHT
 
 
+async def test_calls_that_were_answered_make_room_for_others() -> None:
+    async with asking(CallRules(helpers=frozenset({"request"}), data=frozenset({"input"}))) as task:
+        for number in range(3 * frames.MAX_CALLS_IN_FLIGHT):
+            name, params = [("helpers.request", []), ("refused", []), ("", {**DATA, "dataOfNodes": []})][number % 3]
+            await task.call(number, name, params)
+            match task.asked.pop() if task.asked else None:
+                case Rpc(call_id=call_id):
+                    task.answer(int(call_id[2:]))
+                case TaskDataRequest(request_id=request_id):  # the workflow comes with whatever is allowed
+                    task.calls.deliver(TaskDataResponse(task_id="t", request_id=request_id, data=Raw(b"{}")))
+            await wait_all_tasks_blocked()
+            [(answered, status, _)] = task.heard()
+            assert (answered, status) == (number, frames.ERROR if name == "refused" else frames.SUCCESS)
+
+
 async def test_refusals_that_are_not_read_count_as_calls_at_once() -> None:
     async with asking() as task:
         for number in range(frames.MAX_CALLS_IN_FLIGHT):
