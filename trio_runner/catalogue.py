@@ -41,6 +41,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         """As it stands in docs/errors.md."""
         return f"{self.code} {self.title}"
 
+    @property
+    def prose(self) -> str:
+        """All that is said of it, in small letters."""
+        return " ".join((self.title, self.cause, self.remedy, *self.texts, *self.others)).lower()
+
 
 class _File(msgspec.Struct):
     entry: list[Entry]
@@ -61,9 +66,9 @@ def find(text: str) -> list[Entry]:
     if named := [entry for entry in entries() if entry.code in codes]:
         return named
     plain = " ".join(text.split()).lower()
-    found = sorted(_matches(plain), key=lambda match: -match[0])
-    longest = found[0][0] if found else 0
-    return list(dict.fromkeys(entry for size, entry in found if size * 2 >= longest))
+    if found := sorted(_matches(plain), key=lambda match: -match[0]):
+        return list(dict.fromkeys(entry for size, entry in found if size * 2 >= found[0][0]))
+    return [entry for entry in entries() if len(plain) >= _WORD and plain in entry.prose]
 
 
 def _matches(text: str) -> Iterator[tuple[int, Entry]]:
@@ -73,10 +78,11 @@ def _matches(text: str) -> Iterator[tuple[int, Entry]]:
             plain = " ".join(wording.split()).lower()
             parts = [part.strip() for part in plain.split(GAP)]
             size = sum(map(len, parts))
-            if size >= _SHORTEST and re.search(".*?".join(map(re.escape, parts)), text):
+            whole = r"(?<!\w)" + ".*?".join(map(re.escape, parts)) + r"(?!\w)"
+            if size >= _SHORTEST and re.search(whole, text):
                 yield size, entry
-            elif (part := max(parts, key=len)) in text and len(part) >= _TELLING:
-                yield len(part), entry
+            elif pieces := [part for part in parts if len(parts) > 1 and len(part) >= _TELLING and part in text]:
+                yield max(map(len, pieces)), entry
             elif len(text) >= _TELLING and text in plain:
                 yield len(text), entry
 
@@ -85,6 +91,8 @@ _SHORTEST: Final = 8
 """Characters of a whole wording: of less than that nearly every text is part."""
 _TELLING: Final = 12
 """The same for a piece of one."""
+_WORD: Final = 4
+"""Characters of a word that is looked for in what an entry says, when nothing else is like it."""
 
 
 def with_code(text: str) -> str:

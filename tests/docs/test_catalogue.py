@@ -112,6 +112,11 @@ def test_a_text_from_a_log_or_from_n8n_is_looked_up() -> None:
     assert codes("Task request timed out") == ["TR501"]
     assert codes("n8n:5679: Connection refused") == ["TR701"]
     assert codes("nothing of the kind") == []
+    assert codes("Task subprocess exited with code -11")[0] == "TR406"
+    assert codes("Task subprocess exited with code -1")[0] == "TR408"
+    assert codes("KeyError: 'x'") == ["TR102"]
+    assert codes("Import of standard library module 're' is disallowed") == ["TR301"]
+    assert "TR405" in codes("SIGKILL")
     assert codes("Failed to connect to broker: n8n:5679: Connection refused - retrying in 0.3s...") == ["TR701"]
     assert codes("name 'getattr' is not defined") == ["TR104"]
     line = 'Task x failed for node "a" (b) in workflow "c" (d): division by zero'
