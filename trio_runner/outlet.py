@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, TypeAlias
+from typing import Final
 
 import trio
 
@@ -22,8 +22,6 @@ from trio_runner.streams import Wrapped
 
 PIECE: Final = 131_072
 """Bytes of a message in one frame, and of small messages in one write."""
-_PLAIN_PIECE: Final = 1_048_576
-"""The same where nothing is masked."""
 _TEXT: Final = 1
 _CONTINUATION: Final = 0
 _FINAL: Final = 0x80
@@ -32,8 +30,6 @@ _SHORT: Final = 1024
 """Bytes up to which one large number is masked faster than four slices."""
 _ZEROS: Final = bytes(4)
 _ALL_BYTES: Final = bytes(range(256))
-Frames: TypeAlias = tuple[bytearray | memoryview, ...]
-"""What is written without anything in between."""
 
 
 class Outlet(Wrapped):
@@ -90,9 +86,8 @@ class Outlet(Wrapped):
         """
         for frames in _writes(texts, self._new_key):
             async with self._turn:
-                for part in frames:
-                    await self._stream.send_all(part)
-                    self._sent += len(part)
+                await self._stream.send_all(frames)
+                self._sent += len(frames)
 
 
 def on_this_machine(stream: trio.abc.Stream) -> bool:
@@ -119,7 +114,7 @@ def _no_key() -> bytes:
     return _ZEROS
 
 
-def _writes(texts: Iterable[bytes], new_key: Callable[[], bytes]) -> Iterator[Frames]:
+def _writes(texts: Iterable[bytes], new_key: Callable[[], bytes]) -> Iterator[bytearray]:
     together = bytearray()
     for text in texts:
         if len(text) <= PIECE:
@@ -127,28 +122,25 @@ def _writes(texts: Iterable[bytes], new_key: Callable[[], bytes]) -> Iterator[Fr
             if len(together) < PIECE:
                 continue
         if together:
-            yield (together,)
+            yield together
             together = bytearray()
         if len(text) > PIECE:
             yield from _pieces(text, new_key)
     if together:
-        yield (together,)
+        yield together
 
 
-def _pieces(text: bytes, new_key: Callable[[], bytes]) -> Iterator[Frames]:
+def _pieces(text: bytes, new_key: Callable[[], bytes]) -> Iterator[bytearray]:
     view = memoryview(text)
-    size = PIECE if new_key is not _no_key else _PLAIN_PIECE
-    last = (len(text) - 1) // size
+    last = (len(text) - 1) // PIECE
     for number in range(last + 1):
         first_byte = (_CONTINUATION if number else _TEXT) | (_FINAL if number == last else 0)
-        piece = view[number * size : (number + 1) * size]
-        if new_key is _no_key:
-            yield _header(len(piece), first_byte, _ZEROS), piece
-        else:
-            yield (frame(piece, first_byte, new_key()),)
+        yield frame(view[number * PIECE : (number + 1) * PIECE], first_byte, new_key())
 
 
-def _header(size: int, first_byte: int, key: bytes) -> bytearray:
+def frame(payload: bytes | memoryview, first_byte: int, key: bytes) -> bytearray:
+    """One frame masked with ``key``; ``first_byte`` holds its final bit and its opcode."""
+    size = len(payload)
     if size < 126:
         data = bytearray((first_byte, _MASKED | size))
     elif size < 65536:
@@ -158,12 +150,6 @@ def _header(size: int, first_byte: int, key: bytes) -> bytearray:
         data = bytearray((first_byte, _MASKED | 127))
         data += size.to_bytes(8, "big")
     data += key
-    return data
-
-
-def frame(payload: bytes | memoryview, first_byte: int, key: bytes) -> bytearray:
-    """One frame masked with ``key``; ``first_byte`` holds its final bit and its opcode."""
-    data = _header(len(payload), first_byte, key)
     data += payload if key == _ZEROS else mask(payload, key)
     return data
 
