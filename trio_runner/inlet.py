@@ -11,6 +11,7 @@ is; a payload is not looked at. Must not know what messages say.
 
 from __future__ import annotations
 
+import mmap
 import secrets
 from collections import deque
 
@@ -63,7 +64,12 @@ class Inlet(Wrapped):
                 self._data = bytes(self._data) + more
                 continue
             size, length = header
-            if not await self._receive(size, length):
+            try:
+                memory = memory_for(length)
+            except (OSError, OverflowError):  # more than this machine has
+                self._passing = size + length  # as it comes, then, and as far as it comes
+                continue
+            if not await self._receive(size, memory):
                 return b""
             return bytes((_TEXT_OR_BINARY[0], len(self.mark))) + self.mark.encode()
 
@@ -97,9 +103,9 @@ class Inlet(Wrapped):
         self._data = data[here:]
         return data[:here] if here < len(data) else data
 
-    async def _receive(self, size: int, length: int) -> bool:
+    async def _receive(self, size: int, memory: mmap.mmap) -> bool:
         """Receives the large message whose header is at the front. False when the stream ends in the middle."""
-        memory = memory_for(length)
+        length = len(memory)
         first, self._data = self._data[size : size + length], self._data[size + length :]
         memory[: len(first)] = bytes(first)
         view = memoryview(memory)

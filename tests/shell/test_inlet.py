@@ -94,6 +94,17 @@ async def test_a_stream_that_ends_in_a_header_ends() -> None:
     assert read == PING
 
 
+@pytest.mark.parametrize("announced", [1 << 50, 1 << 61])
+async def test_what_there_is_no_memory_for_is_passed_on_as_it_comes(announced: int) -> None:
+    near, far = memory_stream_pair()
+    inlet = Inlet(near, 1 << 62)
+    frame = header(announced) + b"x" * 100
+    with trio.fail_after(5):
+        for sent in (HEAD, frame, b"y" * 100):
+            await far.send_all(sent)
+            assert await inlet.receive_some() == sent
+
+
 async def test_marks_of_two_connections_differ() -> None:
     near, _ = memory_stream_pair()
     assert Inlet(near, MAX).mark != Inlet(near, MAX).mark
