@@ -5,23 +5,26 @@ from __future__ import annotations
 import _socket
 import asyncio
 import random
+import select
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import trio
 import trio.lowlevel
 
-from trio_runner.sandbox import frames
+from trio_runner.sandbox import channel, frames
 from trio_runner.sandbox.channel import Channel, ChannelError
 from trio_runner.sandbox.frames import FrameParser
 
 ROOT = Path(__file__).parent.parent.parent
-LIMIT = 30
+LIMIT = 10
 BIG = b'"' + b"x" * 3_000_000 + b'"'
 
 
@@ -81,17 +84,23 @@ class Echo:
         self._theirs.close()
 
 
+def _end_of_the_thread(_code: int) -> None:
+    raise SystemExit
+
+
 @contextmanager
 def echoing() -> Iterator[Echo]:
+    """What would end a child when the runner is gone ends a thread that still waits, and not all of these tests."""
     echo = Echo()
-    try:
-        yield echo
-    finally:
-        echo.close()
+    with patch.object(channel, "os", SimpleNamespace(_exit=_end_of_the_thread)):
+        try:
+            yield echo
+        finally:
+            echo.close()
 
 
 def in_threads(count: int, work: object) -> None:
-    threads = [threading.Thread(target=work) for _ in range(count)]  # type: ignore[arg-type]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]  # type: ignore[arg-type]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -202,6 +211,31 @@ def test_trio_its_threads_and_calls_that_block_its_loop_share_one_channel() -> N
     with echoing() as echo:
         trio.run(main, echo.channel)
         assert not echo.channel._out
+
+
+class _Overtaken:
+    """The lock of whoever reads, which a coroutine always takes a moment before a thread that blocks."""
+
+    def __init__(self, channel: Channel, sock: _socket.socket) -> None:
+        self._channel = channel
+        self._sock = sock
+        self.times = 0
+
+    def __enter__(self) -> None:
+        if self.times == 0:
+            assert select.select([self._sock], [], [], LIMIT)[0]
+            self._channel._read(_socket.MSG_DONTWAIT)
+        self.times += 1
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_a_thread_does_not_wait_for_an_answer_that_a_coroutine_has_read_for_it() -> None:
+    with echoing() as echo:
+        overtaken = echo.channel._reading = _Overtaken(echo.channel, echo._theirs)  # type: ignore[assignment]
+        in_threads(1, lambda: echo.channel.call("x", b"[1]"))
+        assert overtaken.times == 1
 
 
 def test_a_call_that_was_given_up_takes_nobody_elses_answer_and_makes_room_when_it_is_answered() -> None:

@@ -156,7 +156,8 @@ class Channel:
             try:
                 while not done():
                     with self._reading:
-                        self._read()
+                        if not done():  # a coroutine may just have read its answer, and no other need ever come
+                            self._read()
             finally:
                 self._reader = None
                 self._wake_all()
