@@ -9,6 +9,8 @@ import pytest
 
 from tests.release.wheel_kit import build, install
 
+pytest_plugins = ["tests.limits"]
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
