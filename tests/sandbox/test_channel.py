@@ -9,10 +9,12 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -211,6 +213,59 @@ def test_trio_its_threads_and_calls_that_block_its_loop_share_one_channel() -> N
     with echoing() as echo:
         trio.run(main, echo.channel)
         assert not echo.channel._out
+
+
+class _Interrupted:
+    """A lock before and after which other threads may get ahead."""
+
+    def __init__(self, lock: Any, pause: Callable[[], None]) -> None:
+        self._lock = lock
+        self._pause = pause
+
+    def acquire(self, *, blocking: bool) -> bool:
+        self._pause()
+        return bool(self._lock.acquire(blocking=blocking))
+
+    def release(self) -> None:
+        self._lock.release()
+        self._pause()
+
+    def __enter__(self) -> None:
+        self._pause()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("seed", range(3))
+def test_threads_and_coroutines_are_all_answered_however_they_overtake_one_another(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(seed).random
+
+    def pause() -> None:
+        if chance() < 0.2:
+            time.sleep(chance() * 0.001)
+
+    def is_answered(call: channel._Call) -> bool:
+        answered = call.answer is not None
+        pause()
+        return answered
+
+    async def main(echo: Echo) -> None:
+        for _ in range(100):  # and each time nothing else is under way that would wake who was forgotten
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(echo.channel.call_async, "x", b"[1]")
+                nursery.start_soon(trio.to_thread.run_sync, echo.channel.call, "x", b"[2]")
+        assert not echo.channel._out
+
+    monkeypatch.setattr(channel._Call, "is_answered", is_answered)
+    with echoing() as echo:
+        for lock in ("_state", "_reading"):
+            monkeypatch.setattr(echo.channel, lock, _Interrupted(getattr(echo.channel, lock), pause))
+        trio.run(main, echo)
 
 
 class _Overtaken:
