@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 MEMORY = 64
-TIMED_OUT = "Task execution timed out after 1 second"
+TIMED_OUT = "Task execution timed out after 2 seconds"
 OUT_OF_MEMORY = "Out of memory"
 EVERYTHING = {
     "N8N_RUNNERS_STDLIB_ALLOW": "*",
@@ -36,7 +36,7 @@ EVERYTHING = {
     "N8N_RUNNERS_BUILTINS_DENY": "",
     "N8N_RUNNERS_SANDBOX": "strict",
     "N8N_RUNNERS_MAX_CONCURRENCY": "3",
-    "N8N_RUNNERS_TASK_TIMEOUT": "1",
+    "N8N_RUNNERS_TASK_TIMEOUT": "2",
     "N8N_RUNNERS_TASK_MEMORY": str(MEMORY),
     "N8N_RUNNERS_MAX_PAYLOAD": str(16 * 1024 * 1024),
 }
