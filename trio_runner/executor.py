@@ -340,7 +340,7 @@ class Executor:
         if code == -signal.SIGXCPU and self._cpu_limit:
             self._counters.limits["cpu"] += 1
             return Failure(
-                message=f"The task used more than {self._cpu_limit} seconds of processor time",
+                message=f"The task used more than {self._cpu_limit} s of processor time",
                 description="The program was stopped. Let it do less at a time, or raise N8N_RUNNERS_TASK_CPU. [TR403]",
                 kind="limit",
             )
