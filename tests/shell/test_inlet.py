@@ -123,7 +123,7 @@ def test_whatever_the_pieces_the_messages_come_whole_and_in_order(
     stream = HEAD + PING.join(frames)
     pieces, at, turn = [], 0, 0
     while at < len(stream):
-        size = cuts[turn % len(cuts)] if max_bytes > 7 or turn < 50 else 1 << 30
+        size = cuts[turn % len(cuts)] if turn < (400 if max_bytes > 7 else 50) else 1 << 30
         pieces.append(stream[at : at + size])
         at, turn = at + size, turn + 1
     inlet, read = trio.run(read_all, pieces, max(max_bytes, 4096) if len(stream) > 1000 else max_bytes)
