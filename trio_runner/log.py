@@ -8,12 +8,14 @@ as fields (``extra`` of the logging call: ``task``, which can tell its own, or `
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
+import time
 from collections.abc import MutableMapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from io import TextIOWrapper
 from typing import Any, TextIO
 
 _COLOURS = {"DEBUG": "34", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "31"}
@@ -21,6 +23,7 @@ _ROOT = "trio_runner"
 _LONGEST = 16_000
 _LONGEST_LINE = 60_000
 _LONGEST_NAME = 200
+_SILENCE = 60.0
 # Line ends, what moves a terminal's cursor or turns its text around, and halves of characters, which cannot be encoded.
 _HARMFUL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -45,10 +48,10 @@ def configure(
 ) -> None:
     """Sends our records at ``level`` and above to ``stream`` (stdout). An unknown level means INFO, as in the
     reference."""
-    out = stream or sys.stdout
-    if isinstance(out, TextIOWrapper):
+    out = stream or sys.stdout or sys.stderr or io.StringIO()  # a process may be started without either
+    if isinstance(out, io.TextIOWrapper):
         out.reconfigure(errors="backslashreplace")  # a record that this locale cannot show is still a record
-    handler = logging.StreamHandler(out)
+    handler = _Handler(out)
     if as_json:
         handler.setFormatter(_JsonFormatter())
     elif out.isatty():
@@ -62,6 +65,23 @@ def configure(
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # the documented way to skip the search for the caller
     root.setLevel(level.upper() if level.upper() in _COLOURS else "INFO")
+    adopt("trio")  # a listener that finds no descriptor says so there, with a traceback of many lines
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Where nothing can be written (a full disk, a reader that left), the library would fill standard error with a
+    traceback for each record. The runner goes on; that lines are lost is said, but not for each."""
+
+    _told_at = float("-inf")
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif time.monotonic() - self._told_at >= _SILENCE:
+            self._told_at = time.monotonic()
+            with suppress(OSError, ValueError, AttributeError):
+                sys.stderr.write(f"Log lines are lost, because they cannot be written: {error.strerror}\n")
 
 
 def adopt(name: str) -> None:

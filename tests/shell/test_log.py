@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -161,6 +163,37 @@ def test_a_character_that_the_locale_does_not_have_costs_no_line() -> None:
     log.get_logger("test").info("naïve ☃")
     stream.flush()
     assert raw.getvalue() == b"na\\xefve \\u2603\n"
+
+
+class Full(io.StringIO):
+    """Where nothing can be written any more."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_lines_that_cannot_be_written_are_told_once_without_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure(stream=Full())
+    for number in range(3):
+        log.get_logger("test").info("line %d", number)
+    told = "Log lines are lost, because they cannot be written: No space left on device\n"
+    assert capsys.readouterr() == ("", told)
+
+
+def test_a_process_without_output_logs_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    log.configure()
+    log.get_logger("test").info("heard by nobody")
+
+
+def test_what_trio_has_to_say_is_one_line_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    log.configure(stream=stream)
+    error = OSError(errno.EMFILE, "Too many open files")
+    logging.getLogger("trio.serve_listeners").error("accept failed", exc_info=error)
+    assert stream.getvalue() == "accept failed (OSError: [Errno 24] Too many open files)\n"
+    assert capsys.readouterr() == ("", "")
 
 
 def test_configuring_again_replaces_the_stream_and_nobody_else_hears_us() -> None:
