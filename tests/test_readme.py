@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click.testing
+
+from trio_runner.cli import cli
 from trio_runner.config import VARIABLES
 
 README = Path(__file__).parent.parent / "README.md"
@@ -28,9 +31,14 @@ def test_the_table_of_variables_is_the_one_that_the_code_reads() -> None:
     assert found.group(1) == variables_table(), f"README.md should say:\n{variables_table()}"
 
 
-def test_every_command_that_the_readme_shows_exists() -> None:
-    from trio_runner.cli import cli
+def test_the_exit_codes_are_those_of_the_help_of_start() -> None:
+    told = re.findall(r"^    (\d)  ", click.testing.CliRunner().invoke(cli, ["start", "--help"]).output, re.MULTILINE)
+    text = README.read_text()
+    text = text[text.index("Exit codes: ") :].partition("\n\n")[0]
+    assert re.findall(r"(?::|·)\s(\d) ", text) == told
 
+
+def test_every_command_that_the_readme_shows_exists() -> None:
     shown = set(re.findall(r"trio-runner (start|exec|check|completion|[a-z]+)(?= )", README.read_text()))
     assert shown <= set(cli.commands) | {"exec", "check"}
     assert {"exec", "check"} <= shown

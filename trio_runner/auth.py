@@ -5,13 +5,19 @@ A grant token works for one connection, so it is fetched anew for each.
 
 from __future__ import annotations
 
+import re
 import ssl
+from typing import Final
 
 import msgspec
 
 from trio_runner.config import BrokerAddress
 from trio_runner.errors import AuthRefusedError, BrokerUnreachableError, RateLimitedError
 from trio_runner.http import post_json
+
+_PAGE: Final = 4096
+_TITLE: Final = re.compile("<title>([^<]*)</title>", re.IGNORECASE)
+_TAG: Final = re.compile("<[^>]*>")
 
 
 class _Grant(msgspec.Struct):
@@ -50,8 +56,16 @@ async def fetch_grant_token(address: BrokerAddress, auth_token: str, *, tls: ssl
             f"{address.label}{path} does not exist (HTTP 404). "
             "N8N_RUNNERS_PATH must be the same for n8n and for this runner"
         )
-    text = " ".join(response.body[:200].decode(errors="replace").split())
-    detail = f": {text}" if text else ""
     raise BrokerUnreachableError(
-        f"{address.label}{path} answered HTTP {response.status}{detail}", at_least=response.retry_after
+        f"{address.label}{path} answered HTTP {response.status}{_words(response.body)}", at_least=response.retry_after
     )
+
+
+def _words(body: bytes) -> str:
+    """What an unexpected answer says, in a line. A page for browsers, as proxies have them, says it by its title."""
+    text = body[:_PAGE].decode(errors="replace")
+    if text.lstrip().startswith("<"):
+        found = _TITLE.search(text)
+        text = found[1] if found else _TAG.sub(" ", text)
+    flat = " ".join(text.split())[:200]
+    return f": {flat}" if flat else ""

@@ -6,8 +6,11 @@ is imported by that command: ``start`` must not pay for the others.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,12 +24,36 @@ if TYPE_CHECKING:
 
 EXIT_CONFIG = 1
 EXIT_PROGRAM = 1
+EXIT_OUTPUT = 1
 _WIDTH = 110
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main() -> None:
     """The entry point."""
-    cli(prog_name="trio-runner")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what this locale cannot show is no reason to fail
+    try:
+        cli(prog_name="trio-runner")
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise  # a defect of ours
+        with suppress(OSError):
+            click.echo(f"Error: The output cannot be written: {error.strerror}", err=True)
+        sys.exit(EXIT_OUTPUT)
+    finally:
+        _let_go_of_output()
+
+
+def _let_go_of_output() -> None:
+    """What could not be written was told; Python would try again, and end with a code of its own."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 @click.group(

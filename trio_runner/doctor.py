@@ -19,7 +19,17 @@ import trio
 
 from trio_runner import __version__, log
 from trio_runner.auth import fetch_grant_token
-from trio_runner.config import AUTH_TOKEN, MIB, VARIABLES, BrokerAddress, Config, ConfigError, load, without_secrets
+from trio_runner.config import (
+    AUTH_TOKEN,
+    MIB,
+    VARIABLES,
+    BrokerAddress,
+    Config,
+    ConfigError,
+    Loaded,
+    load,
+    without_secrets,
+)
 from trio_runner.counters import Counters
 from trio_runner.errors import RunnerError, StartError
 from trio_runner.executor import Executor
@@ -56,18 +66,22 @@ def examine(environ: Mapping[str, str]) -> list[Finding]:
         loaded = load(environ)
     except ConfigError as error:
         broken = error.problems
-        # the rest can still be looked at with what can be read
-        usable = {name: environ[name] for name in environ if not any(name in problem for problem in broken)}
-        with suppress(ConfigError):
-            loaded = load({**usable, AUTH_TOKEN.name: "-"})
-        if not broken:
-            raise
+        loaded = _what_can_be_read(environ, broken)
     findings += [Finding("settings", "problem", "bad", problem) for problem in broken]
     findings += [Finding("settings", "ignored or odd", "note", warning) for warning in loaded.warnings]
     findings += _settings(environ)
     findings += _memory(loaded.config)
     findings += trio.run(_try, loaded.config, without_secrets(environ), bool(broken))
     return findings
+
+
+def _what_can_be_read(environ: Mapping[str, str], broken: tuple[str, ...]) -> Loaded:
+    """The rest of the settings: a report on it is still of use. The defaults, when a problem is one of none of them."""
+    usable = {name: environ[name] for name in environ if not any(name in problem for problem in broken)}
+    try:
+        return load({**usable, AUTH_TOKEN.name: "-"})
+    except ConfigError:
+        return load({AUTH_TOKEN.name: "-"})
 
 
 def _settings(environ: Mapping[str, str]) -> list[Finding]:
@@ -124,7 +138,8 @@ async def _try(config: Config, environ: Mapping[str, str], broken: bool) -> list
         try:
             await fetch_grant_token(address, config.auth_token, tls=tls)
         except RunnerError as error:
-            findings.append(Finding("broker", address.label, "bad", str(error)))
+            # its name stands beside it anyway
+            findings.append(Finding("broker", address.label, "bad", str(error).removeprefix(f"{address.label}: ")))
         else:
             took = (trio.current_time() - started) * 1000
             findings.append(Finding("broker", address.label, "ok", f"answers and takes our auth token ({took:.0f} ms)"))
@@ -228,8 +243,9 @@ def show(findings: list[Finding]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    marks = {"ok": "[green]✓[/]", "note": "[yellow]![/]", "bad": "[red]✗[/]"}
     console = Console(highlight=False)
+    ok, bad_mark = ("✓", "✗") if console.encoding.startswith("utf") else ("+", "x")
+    marks = {"ok": f"[green]{ok}[/]", "note": "[yellow]![/]", "bad": f"[red]{bad_mark}[/]"}
     for section in dict.fromkeys(finding.section for finding in findings):
         table = Table(
             title=section, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False

@@ -5,6 +5,7 @@ Owns which option wins where two speak of the same thing: an option over an expo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from trio_runner.localinput import (
 )
 from trio_runner.localworkflow import LocalWorkflow
 from trio_runner.oneshot import Program
+from trio_runner.sandbox import clock
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +64,7 @@ class Prepared(msgspec.Struct, frozen=True):
 
 def prepare(options: Options, environ: Mapping[str, str]) -> Prepared:
     """Reads all that the options name. Raises `InputError`."""
+    options = _as_written(options)
     _check(options)
     replay = _replay(options)
     static_data = (
@@ -77,6 +80,19 @@ def prepare(options: Options, environ: Mapping[str, str]) -> Prepared:
         query=_query(options.query) if options.query is not None or replay is None else replay.query,
     )
     return Prepared(program, replay.notes if replay else (), static_data if options.save_static_data else None)
+
+
+def _as_written(options: Options) -> Options:
+    """In a locale without UTF-8 Python cannot read other letters of the command line, and hands on their bytes."""
+    read: dict[str, object] = {}
+    for name in options.__struct_fields__:
+        value = getattr(options, name)
+        if isinstance(value, str) and not value.isascii():
+            try:
+                read[name] = os.fsencode(value).decode()
+            except UnicodeError:
+                raise InputError(f"{value!r} is not UTF-8 text, and this locale cannot read it.") from None
+    return msgspec.structs.replace(options, **read)
 
 
 def _check(options: Options) -> None:
@@ -116,6 +132,11 @@ def _workflow(
     options: Options, workflow: LocalWorkflow, static_data: StaticData | None, environ: Mapping[str, str]
 ) -> LocalWorkflow:
     nodes = read_nodes(options.nodes, "--node")
+    if options.timezone:
+        try:
+            clock.zone(options.timezone)
+        except ValueError as error:
+            raise InputError(f"--timezone: {error}") from None
     changes: dict[str, Any] = {
         "workflow_id": options.workflow_id,
         "workflow_name": options.workflow_name,

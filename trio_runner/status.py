@@ -373,6 +373,8 @@ def _time_of_day(seconds: float) -> str:
 def _shown(broker: BrokerState) -> BrokerState:
     # the broker's name stands beside it anyway
     last_error = broker.last_error and broker.last_error.removeprefix(f"{broker.broker}: ")
+    if last_error and broker.connected:  # it is over: beside "registered" it would read like the state of now
+        last_error = f"earlier: {last_error}"
     last_error = last_error and one_line(last_error, _LONGEST_REASON, "…")
     return msgspec.structs.replace(broker, last_error=last_error)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,6 +138,44 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     result = invoke("systemd", "-o", str(tmp_path / "file" / "below"))
     assert result.exit_code == 1
     assert "Cannot write" in result.stderr
+
+
+def test_what_does_not_fit_on_the_disk_is_named_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    # a limit of the size of files stands for a full disk
+    (tmp_path / "kept").write_text("mine")
+    script = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); from trio_runner.cli import main; main()"
+    )
+    for target in ("new", "kept"):
+        command = [sys.executable, "-c", script, "init", "launcher", "--force", "-o", str(tmp_path / target)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr == f"Error: Cannot write {tmp_path / target}: File too large\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("compose", "--workers", "3"), "--workers: only queue mode has workers. Give --queue, too."),
+        (
+            ("kubernetes", "--runners", "5", "--max-runners", "2"),
+            "--max-runners: 2 is less than the 5 that there are at least.",
+        ),
+        (("systemd", "--command", "no/where"), "--command: 'no/where' is not on the PATH. Give its whole path."),
+    ],
+)
+def test_options_that_would_do_nothing_or_not_work_are_refused(arguments: tuple[str, ...], reason: str) -> None:
+    assert refusal(*arguments).endswith(f"Error: {reason}")
+
+
+def test_the_commands_of_a_unit_have_their_whole_path() -> None:
+    assert f"\nExecStart={shutil.which('sh')} start\n" in made("systemd", "--command", "sh").text
+
+
+def test_more_runners_than_usual_at_least_are_as_many_at_most() -> None:
+    assert "\n  minReplicas: 12\n  maxReplicas: 12\n" in made("kubernetes", "--runners", "12").text
 
 
 def test_compose_writes_a_whole_folder_with_new_secrets_for_its_owner_only_and_keeps_them(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_limits_and_times_follow_from_the_settings(args: tuple[str, ...]) -> Non
 def test_autoscaling_asks_for_a_metric_that_we_have_and_scales_what_is_there() -> None:
     from pathlib import Path
 
-    objects = pool("--runners", "3", "--max-runners", "2")
+    objects = pool("--runners", "3", "--max-runners", "3")
     spec = objects["HorizontalPodAutoscaler"]["spec"]
     metric = spec["metrics"][0]["pods"]["metric"]["name"]
     assert f"`{metric}`" in (Path(__file__).parents[2] / "docs" / "operations.md").read_text()

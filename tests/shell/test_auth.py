@@ -106,7 +106,11 @@ async def test_404_says_which_variable_is_wrong() -> None:
     ("response", "words"),
     [
         (Response(400, b'{"code":400,"message":"invalid_type"}'), 'HTTP 400: {"code":400,"message":"invalid_type"}'),
-        (Response(500, b"<html>\n  Oops\n</html>"), "HTTP 500: <html> Oops </html>"),
+        (Response(500, b"<html>\n  Oops\n</html>"), "HTTP 500: Oops"),
+        (
+            Response(502, b"<!doctype html><head>\n<TITLE>502 Bad\nGateway</TITLE>\n<style>a{}</style>"),
+            "HTTP 502: 502 Bad Gateway",
+        ),
         (Response(500, b"x" * 1000), "HTTP 500: " + "x" * 200),
         (Response(503), "HTTP 503"),
         (Response(302), "HTTP 302"),

@@ -369,6 +369,7 @@ USAGE: dict[str, tuple[list[str], str, str]] = {
     "a variable that is not set": (["-c", "x", "--env", "NOT_SET_HERE"], "", "NOT_SET_HERE is not set here"),
     "nowhere to save to": (["-c", "x", "--save-static-data"], "", "--save-static-data needs --static-data FILE"),
     "a run of nothing": (["-c", "x", "--run-index", "1"], "", "it needs --from-execution"),
+    "a zone that is none": (["-c", "x", "--timezone", "A/B"], "", "--timezone: unknown time zone 'A/B'"),
     "not an execution": (["--from-execution", "-"], "{}", "--from-execution: - is not an execution with its data."),
 }
 
@@ -434,6 +435,34 @@ def test_a_result_that_cannot_be_written_is_a_failure() -> None:
         )
     assert done.returncode == 1
     assert done.stderr == b"Cannot write the result: No space left on device\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has /dev/full")
+@pytest.mark.parametrize("arguments", ["--help", "explain", "init launcher", "start"])
+def test_what_cannot_be_written_is_a_sentence_and_no_traceback(arguments: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [*RUNNER, *arguments.split()]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=20, env=environment(), check=False)
+    words = b"Log lines are lost, because they" if arguments == "start" else b"Error: The output"
+    assert done.stderr == words + b" cannot be written: No space left on device\n"
+    assert done.returncode == 1
+
+
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+"""A locale that knows no other letters."""
+
+
+def test_a_locale_without_other_letters_is_no_reason_to_fail() -> None:
+    run = partial(subprocess.run, capture_output=True, timeout=60, env=environment(**ASCII))
+    done = run([*RUNNER, "doctor"])
+    assert done.returncode == 1
+    assert b"\nx  problem  Environment variable N8N_RUNNERS_GRANT_TOKEN" in done.stdout
+    assert done.stderr == b""
+    done = run([*RUNNER, "exec", "-c", "return [{'json': {'n': len('\u00e9'), 'b': 'b'}}]"])
+    assert (done.returncode, done.stdout, done.stderr) == (0, b'[{"json":{"n":1,"b":"b"}}]\n', b"")
+    done = run([*RUNNER, "exec", "-c", b"return '\xff'"])
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.endswith(b"is not UTF-8 text, and this locale cannot read it.\n")
 
 
 def test_a_reader_that_had_enough_gets_no_traceback() -> None:

@@ -47,7 +47,8 @@ def test_settings_imports_layers_and_an_absent_broker_are_reported_and_no_secret
     assert find(findings, "imports", "json").mark == "ok"
     assert "No module named" in find(findings, "imports", "no_such_package").text
     assert find(findings, "imports", "no_such_package").mark == "bad"
-    assert find(findings, "broker", f"127.0.0.1:{port}").mark == "bad"
+    broker = find(findings, "broker", f"127.0.0.1:{port}")
+    assert (broker.mark, broker.text) == ("bad", "Connection refused")
     assert find(findings, "sandbox", "mode").text.startswith("strict")
     assert find(findings, "sandbox", "session").text == "active"
     doctor.show(findings)
@@ -61,6 +62,15 @@ def test_without_a_token_the_problem_is_told_and_the_rest_is_still_looked_at() -
     assert "N8N_RUNNERS_GRANT_TOKEN is required" in find(findings, "settings", "problem").text
     assert find(findings, "imports", "json").mark == "ok"
     assert find(findings, "broker", "127.0.0.1:5679").mark == "note"
+
+
+def test_a_problem_that_is_of_no_variable_that_is_set_is_told_and_the_rest_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)  # root's cache needs no home
+    findings = doctor.examine({"N8N_RUNNERS_AUTH_TOKEN": TOKEN, "N8N_RUNNERS_INLINE_DEPENDENCIES": "six"})
+    assert find(findings, "settings", "problem").text.startswith("N8N_RUNNERS_INLINE_CACHE: There is no home folder")
+    assert find(findings, "sandbox", "session").text == "active"
 
 
 def test_packages_are_installed_so_that_their_imports_can_be_tried(tmp_path: Path) -> None:

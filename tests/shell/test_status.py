@@ -250,7 +250,10 @@ def test_code_and_data_are_never_part_of_it() -> None:
 def test_what_a_broker_failed_with_does_not_repeat_its_name() -> None:
     world = World()
     world.state = replace(READY, brokers=[replace(BROKER, last_error="n8n:5679: Connection refused"), BROKER])
-    assert [broker.last_error for broker in world.snapshot().brokers] == ["Connection refused", None]
+    assert [broker.last_error for broker in world.snapshot().brokers] == ["earlier: Connection refused", None]
+    away = replace(BROKER, connected=False, registered=False, last_error="n8n:5679: Connection refused")
+    world.state = replace(READY, brokers=[away])
+    assert [broker.last_error for broker in world.snapshot().brokers] == ["Connection refused"]
 
 
 @pytest.mark.parametrize(

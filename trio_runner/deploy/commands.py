@@ -82,11 +82,11 @@ class Given(msgspec.Struct, frozen=True):
         there = [str(path) for file, path in targets.items() if path.exists() and not file.kept]
         if there and not self.force:
             raise click.ClickException(f"Already there: {', '.join(there)}. Write over with --force.")
-        try:
-            for file, path in targets.items():
+        for file, path in targets.items():
+            try:
                 _write(file, path)
-        except OSError as error:
-            raise click.ClickException(f"Cannot write {error.filename}: {error.strerror}") from None
+            except OSError as error:
+                raise click.ClickException(f"Cannot write {error.filename or path}: {error.strerror}") from None
         inside = (f"cd {shlex.quote(str(output))}",) if folder and str(output) != "." else ()
         _next((*inside, *deployment.steps), err=False)
 
@@ -184,7 +184,7 @@ def launcher_command(
 
 @click.command(short_help="n8n and runners with Docker Compose.")
 @click.option("--queue", is_flag=True, help="n8n in queue mode: several workers, one pool of runners for all.")
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Workers of n8n, with --queue.")
+@click.option("--workers", type=click.IntRange(1), help="Workers of n8n, with --queue.  [default: 2]")
 @click.option("--runners", type=click.IntRange(1), help="Runners  [default: 1; 2 with --queue]")
 @click.option(
     "--n8n-version",
@@ -200,7 +200,7 @@ def compose_command(
     given: Given,
     *,
     queue: bool,
-    workers: int,
+    workers: int | None,
     runners: int | None,
     n8n_version: str,
     image: str | None,
@@ -210,12 +210,14 @@ def compose_command(
     With -o FOLDER also everything that the image is built from, and an .env with new secrets (or with the
     N8N_RUNNERS_AUTH_TOKEN of the environment).
     """
+    if workers is not None and not queue:
+        raise click.UsageError("--workers: only queue mode has workers. Give --queue, too.")
     brokers = {BROKER_URI: "dns+http://n8n-worker:5679" if queue else "http://n8n:5679"}
     settings = given.settle({**DEFAULTS, **brokers}, without=(BROKER_URI,))  # n8n is in this very file
     deployment = kinds.compose(
         settings,
         queue=queue,
-        workers=workers,
+        workers=workers or 2,
         runners=runners or (2 if queue else 1),
         n8n_version=n8n_version,
         image=image,
@@ -270,7 +272,7 @@ def docker_command(
     help="Its container, for --sidecar.",
 )
 @click.option("--runners", type=click.IntRange(1), default=2, show_default=True, help="Runners, at least.")
-@click.option("--max-runners", type=click.IntRange(1), default=10, show_default=True, help="Runners, at most.")
+@click.option("--max-runners", type=click.IntRange(1), help="Runners, at most.  [default: 10]")
 @common
 def kubernetes_command(
     given: Given,
@@ -282,9 +284,11 @@ def kubernetes_command(
     n8n: str,
     container: str,
     runners: int,
-    max_runners: int,
+    max_runners: int | None,
 ) -> None:
     """Runners in Kubernetes: Deployment, autoscaling on our metrics, network policy; or a patch for n8n's own pods."""
+    if max_runners is not None and max_runners < runners:
+        raise click.UsageError(f"--max-runners: {max_runners} is less than the {runners} that there are at least.")
     if sidecar:  # which finds its broker on loopback
         settings = given.settle(DEFAULTS, without=(BROKER_URI,))
         deployment = kinds.sidecar(settings, namespace=namespace, image=image, n8n=n8n, container=container)
@@ -296,7 +300,7 @@ def kubernetes_command(
             image=image,
             n8n_label=n8n_label,
             runners=runners,
-            max_runners=max_runners,
+            max_runners=max_runners or max(runners, 10),
         )
     given.deliver(deployment)
 
@@ -311,6 +315,11 @@ def systemd_command(
     command: str,
 ) -> None:
     """A systemd unit with hardening of its own. The auth token stays in a file of root's."""
+    if not command.startswith("/"):  # systemd takes nothing else
+        found = shutil.which(command, path=given.environ.get("PATH"))
+        if found is None:
+            raise click.UsageError(f"--command: {command!r} is not on the PATH. Give its whole path.")
+        command = str(Path(found).absolute())
     settings = given.settle({BROKER_URI: BROKER_URI.default, **DEFAULTS})
     given.deliver(kinds.systemd(settings, command=command))
 
@@ -361,14 +370,20 @@ def _write(file: File, path: Path) -> None:
         click.echo(f"Kept  {path}")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    if file.copy_of is not None:
-        shutil.copyfile(file.copy_of, path)
-    else:
-        # secrets must never be readable by others, not even before a chmod
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, file.mode)
-        with open(descriptor, "w", encoding="utf-8") as opened:  # noqa: PTH123 - a Path cannot open a descriptor
-            opened.write(file.text)
-            os.fchmod(descriptor, file.mode)
+    new = not path.exists()
+    try:
+        if file.copy_of is not None:
+            shutil.copyfile(file.copy_of, path)
+        else:
+            # secrets must never be readable by others, not even before a chmod
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, file.mode)
+            with open(descriptor, "w", encoding="utf-8") as opened:  # noqa: PTH123 - a Path cannot open a descriptor
+                opened.write(file.text)
+                os.fchmod(descriptor, file.mode)
+    except OSError:
+        if new:  # half a file would be in the way of the next attempt
+            path.unlink(missing_ok=True)
+        raise
     click.echo(f"Wrote {path}")
 
 

@@ -201,7 +201,7 @@ def kubernetes(
         "task_timeout": str(settings.config.task_timeout),
         "n8n_label": label,
         "runners": str(runners),
-        "max_runners": str(max(runners, max_runners)),
+        "max_runners": str(max_runners),
         "target": settings.target,
         "egress": "\n".join(egress),
     }
