@@ -46,7 +46,9 @@ class _Collector(Collector):
 
 def _runner(state: Readiness) -> Iterator[Metric]:
     yield _gauges("trio_runner_info", "The runner's version", "version", {__version__: 1})
-    yield GaugeMetricFamily("trio_runner_ready", "Whether a task would be taken now", value=state.ready)
+    yield GaugeMetricFamily(
+        "trio_runner_ready", "Whether it serves: a broker takes its offers, and it has workers", value=state.ready
+    )
     yield GaugeMetricFamily("trio_runner_slots", "Tasks that may be in hand at once", value=state.slots)
     yield GaugeMetricFamily("trio_runner_tasks", "Tasks in hand", value=state.tasks)
     layers = GaugeMetricFamily(
@@ -62,30 +64,56 @@ def _workers(state: Readiness, counters: Counters) -> Iterator[Metric]:
     states = {"idle": state.workers_idle, "busy": state.workers_busy, "starting": state.workers_starting}
     yield _gauges("trio_runner_workers", "Worker processes by what they do", "state", states)
     yield _counter("trio_runner_worker_forks", "Workers that were made", counters.forks)
-    yield _counter("trio_runner_worker_fork_failures", "Workers that could not be made", counters.fork_failures)
+    yield _counter(
+        "trio_runner_worker_fork_failures",
+        "Workers that could not be made: no memory, processes or descriptors",
+        counters.fork_failures,
+    )
     deaths = "Workers that ended by themselves: idle, when a task was given to them, or without a result"
     yield _counters("trio_runner_worker_deaths", deaths, "when", counters.worker_deaths)
-    yield _counter("trio_runner_zygote_restarts", "Zygotes that had to be replaced", state.zygote_restarts)
+    yield _counter(
+        "trio_runner_zygote_restarts",
+        "Times that the process which makes workers had to be replaced",
+        state.zygote_restarts,
+    )
 
 
 def _tasks(counters: Counters) -> Iterator[Metric]:
-    yield _histogram("trio_runner_task_run_seconds", "From the worker to the end of the task", counters.run)
-    yield _histogram("trio_runner_task_queue_seconds", "From the acceptance of a task to its worker", counters.queue)
-    yield _counters("trio_runner_limits_hit", "Tasks that met a limit", "limit", counters.limits)
+    yield _histogram(
+        "trio_runner_task_run_seconds", "Seconds from the moment a task has its worker to its end", counters.run
+    )
+    yield _histogram(
+        "trio_runner_task_queue_seconds", "Seconds from the acceptance of a task to its worker", counters.queue
+    )
+    yield _counters(
+        "trio_runner_limits_hit",
+        "Tasks that met a limit of time, memory, processor time, size, prints or calls",
+        "limit",
+        counters.limits,
+    )
     meaning = "Calls of programs to n8n that were answered, or refused here"
     calls = CounterMetricFamily("trio_runner_calls", meaning, labels=["method", "outcome"])
     for method, outcomes in counters.calls.items():
         for outcome, count in outcomes.items():
             calls.add_metric([method, outcome], count)
     yield calls
-    yield _histogram("trio_runner_call_seconds", "From a call of a program to n8n's answer", counters.call)
+    yield _histogram("trio_runner_call_seconds", "Seconds from a call of a program to n8n's answer", counters.call)
 
 
 def _packages(counters: Counters) -> Iterator[Metric]:
     live = "Environments of programs with packages of their own that have workers"
     yield GaugeMetricFamily("trio_runner_environments", live, value=counters.environments)
-    yield _counters("trio_runner_environment_builds", "Builds that have ended", "outcome", counters.builds)
-    yield _histogram("trio_runner_environment_build_seconds", "Builds that succeeded", counters.build_time)
+    yield _counters(
+        "trio_runner_environment_builds",
+        "Builds of environments for programs with packages of their own, by how they ended",
+        "outcome",
+        counters.builds,
+    )
+    yield _histogram(
+        "trio_runner_environment_build_seconds",
+        "How long builds of environments took that succeeded",
+        counters.build_time,
+    )
 
 
 def _brokers(state: Readiness, counters: Counters) -> Iterator[Metric]:
@@ -93,10 +121,26 @@ def _brokers(state: Readiness, counters: Counters) -> Iterator[Metric]:
     yield _gauges("trio_runner_broker_registered", "Whether the broker takes offers", "broker", registered)
     brokers = counters.brokers
     for name, meaning, values in (
-        ("connections", "Connections that were made", {name: one.connections for name, one in brokers.items()}),
-        ("reconnects", "Connections after the first", {name: one.reconnects for name, one in brokers.items()}),
-        ("received_bytes", "Bytes that came", {name: one.moved()[0] for name, one in brokers.items()}),
-        ("sent_bytes", "Bytes that went", {name: one.moved()[1] for name, one in brokers.items()}),
+        (
+            "connections",
+            "Connections to the broker that were made",
+            {name: one.connections for name, one in brokers.items()},
+        ),
+        (
+            "reconnects",
+            "Connections to the broker after the first",
+            {name: one.reconnects for name, one in brokers.items()},
+        ),
+        (
+            "received_bytes",
+            "Bytes that came from the broker over connections",
+            {name: one.moved()[0] for name, one in brokers.items()},
+        ),
+        (
+            "sent_bytes",
+            "Bytes that went to the broker over connections",
+            {name: one.moved()[1] for name, one in brokers.items()},
+        ),
     ):
         yield _counters(f"trio_runner_broker_{name}", meaning, "broker", values)
     offers = {name: one.offers for name, one in brokers.items()}
@@ -106,7 +150,7 @@ def _brokers(state: Readiness, counters: Counters) -> Iterator[Metric]:
     for family, meaning, label, tables in (
         (
             "trio_runner_rejections",
-            "Tasks that were given back",
+            "Tasks that were given back to n8n, which looks for another offer",
             "reason",
             {name: one.rejections for name, one in brokers.items()},
         ),

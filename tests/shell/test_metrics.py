@@ -143,11 +143,3 @@ def test_the_documentation_explains_every_metric_and_no_other() -> None:
     rows = re.findall(r"^\| `(trio_runner_\w+)", OPERATIONS.read_text(encoding="utf-8"), re.MULTILINE)
     assert {name.removesuffix("_total") for name in rows} == ours
     assert len(rows) == len(set(rows))
-
-
-def test_alerts_of_the_documentation_name_metrics_that_exist() -> None:
-    exist = {sample.name for family in families().values() for sample in family.samples}
-    blocks = re.findall(r"```promql\n(.*?)```", OPERATIONS.read_text(encoding="utf-8"), re.DOTALL)
-    used = {name for block in blocks for name in re.findall(r"\b(?:trio_runner|process)_\w+", block)}
-    assert used
-    assert used <= exist
