@@ -6,6 +6,7 @@ import _socket
 import asyncio
 import random
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -43,6 +44,7 @@ class Echo:
         self.over = False
         self.most = self._out = 0
         self._held: list[int] = []
+        self.when_held: Callable[[], object] = lambda: None
         self.channel = Channel(theirs, self._send)
         self._thread = threading.Thread(target=self._answer, daemon=True)
         self._thread.start()
@@ -65,6 +67,7 @@ class Echo:
             for number, name, params in calls:
                 if name == "never":
                     self._held.append(number)
+                    self.when_held()
                 else:
                     self._say(
                         number, frames.ERROR if name == "bad" else frames.SUCCESS, BIG if name == "big" else params
@@ -222,6 +225,9 @@ class _Interrupted:
         self._lock = lock
         self._pause = pause
 
+    def _is_owned(self) -> bool:
+        return bool(self._lock._is_owned())
+
     def acquire(self, *, blocking: bool) -> bool:
         self._pause()
         return bool(self._lock.acquire(blocking=blocking))
@@ -276,6 +282,9 @@ class _Overtaken:
         self._sock = sock
         self.times = 0
 
+    def _is_owned(self) -> bool:
+        return False
+
     def __enter__(self) -> None:
         if self.times == 0:
             assert select.select([self._sock], [], [], LIMIT)[0]
@@ -291,6 +300,85 @@ def test_a_thread_does_not_wait_for_an_answer_that_a_coroutine_has_read_for_it()
         overtaken = echo.channel._reading = _Overtaken(echo.channel, echo._theirs)  # type: ignore[assignment]
         in_threads(1, lambda: echo.channel.call("x", b"[1]"))
         assert overtaken.times == 1
+
+
+@contextmanager
+def signalled(handler: Callable[[], object]) -> Iterator[None]:
+    """The handler runs in this thread at its next step, wherever that is."""
+    before = signal.signal(signal.SIGUSR1, lambda *_: handler())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.timeout(3 * LIMIT)
+def test_a_signal_handler_cannot_call_while_its_thread_reads_and_the_call_under_way_is_answered() -> None:
+    with echoing() as echo:
+
+        def handler() -> None:
+            with pytest.raises(ChannelError, match="signal handler"):
+                echo.channel.call("x", b"[1]")
+            with pytest.raises(ChannelError, match="signal handler"):
+                asyncio.run(echo.channel.call_async("x", b"[1]"))
+            echo.let_go()
+
+        with signalled(handler):
+            echo.when_held = lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            assert echo.channel.call("never", b"[]") == 0
+        assert echo.channel.call("x", b"[2]") == [2]
+
+
+def test_a_finalizer_that_calls_in_the_middle_of_an_answer_gets_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[ChannelError] = []
+
+    async def main(echo: Echo) -> None:
+        assert await echo.channel.call_async("x", b"[2]") == [2]
+
+    with echoing() as echo:
+        feed = echo.channel._parser.feed
+
+        def interrupted(data: bytes) -> Iterator[tuple[int, bytes | memoryview]]:
+            with pytest.raises(ChannelError, match="finalizer") as caught:
+                echo.channel.call("x", b"[1]")
+            refused.append(caught.value)
+            return feed(data)
+
+        monkeypatch.setattr(echo.channel._parser, "feed", interrupted)
+        in_threads(1, lambda: echo.channel.call("x", b"[1]"))
+        trio.run(main, echo)
+        assert len(refused) == 2
+
+
+def test_a_loop_that_was_stopped_in_the_middle_of_a_call_keeps_no_answers_of_another() -> None:
+    async def soon(task: asyncio.Task[object]) -> None:
+        await asyncio.wait([task], timeout=0.01)
+
+    async def at_last(channel: Channel) -> object:
+        async with asyncio.timeout(LIMIT):
+            return await channel.call_async("x", b"[1]")
+
+    with echoing() as echo:
+        stopped = asyncio.new_event_loop()
+        task = stopped.create_task(echo.channel.call_async("never", b"[]"))
+        stopped.run_until_complete(soon(task))
+        assert asyncio.run(at_last(echo.channel)) == [1]
+        echo.let_go()
+        assert stopped.run_until_complete(task) == 0
+        stopped.close()
+
+
+def test_a_loop_may_stand_still_until_another_thread_has_run_one_of_its_own() -> None:
+    async def main(channel: Channel) -> None:
+        for first in ("never", "x"):
+            task = asyncio.create_task(channel.call_async(first, b"[1]"))
+            await asyncio.wait([task], timeout=0.01)
+            in_threads(1, lambda: asyncio.run(channel.call_async("x", b"[2]")))
+            in_threads(1, lambda: trio.run(channel.call_async, "x", b"[3]"))
+        echo.let_go()
+
+    with echoing() as echo:
+        asyncio.run(main(echo.channel))
 
 
 def test_a_call_that_was_given_up_takes_nobody_elses_answer_and_makes_room_when_it_is_answered() -> None:

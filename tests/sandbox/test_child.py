@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ import pytest
 
 from tests.sandbox.program_kit import OPEN, allowing
 from tests.sandbox.test_tracebacks import HOSTILE
-from trio_runner.sandbox import frames
+from trio_runner.sandbox import child, frames
+from trio_runner.sandbox.channel import Channel, ChannelError
 from trio_runner.sandbox.child import Prepared
 from trio_runner.sandbox.compiling import examine
 from trio_runner.sandbox.frames import Compile, Failure, Run
@@ -448,6 +451,43 @@ def test_frames_of_several_threads_leave_one_after_the_other() -> None:
     ours.close()
     theirs.close()
     assert sorted(found) == [bytes([n]) * 500_000 for n in range(4)]
+
+
+def test_the_first_calls_of_several_threads_go_through_one_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = child.channel.Channel
+    both = threading.Barrier(2)
+
+    def slowly(*args: Any) -> Channel:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.1)
+        return made(*args)
+
+    monkeypatch.setattr(child.channel, "Channel", slowly)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        prepared = Prepared(OPEN, 100)
+        prepared.attach(theirs)
+        with ThreadPoolExecutor(2) as threads:
+            first, second = threads.map(lambda _: prepared.channel, range(2))
+    assert first is second
+
+
+def test_who_calls_in_the_middle_of_a_print_or_a_frame_of_its_thread_gets_an_error() -> None:
+    class Interrupted(bytes):
+        def __len__(self) -> int:  # where a signal handler might run
+            with pytest.raises(ChannelError, match="signal handler"):
+                prepared.channel.call("x", b"[]")
+            return super().__len__()
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        prepared = Prepared(OPEN, 100)
+        prepared.attach(theirs)
+        assert prepared.send(frames.PRINT, Interrupted(b"[]"))
+        with prepared.printer._lock, pytest.raises(ChannelError, match="signal handler"):
+            prepared.channel.call("x", b"[]")
+        ours.settimeout(10)
+        assert ours.recv(100) == frames.header(frames.PRINT, 2) + b"[]"
 
 
 def test_a_result_waits_for_a_print_that_another_thread_is_sending() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from datetime import datetime
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from tests.sandbox.n8n_kit import HERE, FakeN8n, items, outcome, ran, result
 from tests.sandbox.program_kit import OPEN
 from trio_runner.sandbox.channel import ChannelError
-from trio_runner.sandbox.rundata import WorkflowDataError
+from trio_runner.sandbox.rundata import RunData, WorkflowDataError
 
 GIVEN = items({"n": 1}, {"n": 2})
 
@@ -439,6 +442,39 @@ def test_static_data_that_was_only_read_stays_where_it_is(before: Any) -> None:
     n8n = FakeN8n(workflow__staticData=before)
     source = "return [_getWorkflowStaticData('global').get('count'), _getWorkflowStaticData('node')]"
     assert outcome(source, n8n).metadata is None
+
+
+def test_static_data_is_the_same_for_threads_that_ask_for_it_first_at_the_same_time() -> None:
+    class Slow(FakeN8n):
+        def request(self, params: dict[str, object]) -> Any:
+            deadline = time.monotonic() + 10
+            while sum(code is RunData._fetch.__code__ for code in codes_of_threads()) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            return super().request(params)
+
+    source = """
+from concurrent.futures import ThreadPoolExecutor
+def note(name):
+    _getWorkflowStaticData("global")[name] = 1
+with ThreadPoolExecutor(2) as threads:
+    list(threads.map(note, ["a", "b"]))
+return []
+"""
+    n8n = Slow(workflow__staticData={"global": {}})
+    assert outcome(source, n8n, policy=OPEN).metadata == {"staticData": {"global": {"a": 1, "b": 1}}}
+    assert len(n8n.requests) == 1
+
+
+def codes_of_threads() -> list[CodeType]:
+    """What every thread is in the middle of."""
+    codes: list[CodeType] = []
+    for innermost in sys._current_frames().values():
+        frame: FrameType | None = innermost
+        while frame is not None:
+            codes.append(frame.f_code)
+            frame = frame.f_back
+    return codes
 
 
 def test_static_data_is_emptied() -> None:

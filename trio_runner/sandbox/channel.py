@@ -21,6 +21,7 @@ import msgspec
 
 from trio_runner.sandbox import frames
 from trio_runner.sandbox.frames import FrameParser
+from trio_runner.sandbox.userapi import held
 
 Send = Callable[[int, bytes], bool]
 Decode = Callable[[memoryview], Any]
@@ -29,6 +30,7 @@ _RECEIVE: Final = 65_536
 _MAX_ANSWER: Final = 2**32 - 1  # the runner is trusted
 _FIRST_WINDOW: Final = 4
 _UNSENT: Final = -1
+_INSIDE: Final = "A signal handler or a finalizer asks in the middle of another call or print of its thread"
 _LARGE: Final = 1_048_576
 _AT_ONCE: Final = 134_217_728
 """Bytes of answers that are asked for at once, as far as their size can be guessed from the last one."""
@@ -69,16 +71,17 @@ class _Call:
 class Channel:
     """One per child. Calls may be made from several threads and coroutines at once."""
 
-    def __init__(self, sock: _socket.socket, send: Send) -> None:
-        """``send`` writes one frame and says whether it could."""
+    def __init__(self, sock: _socket.socket, send: Send, sends: Callable[[], bool] = lambda: False) -> None:
+        """``send`` writes one frame and says whether it could; ``sends`` whether this thread is just doing so."""
         self._sock = sock
         self._send = send
+        self._sends = sends
         self._parser = FrameParser({frames.ANSWER: _MAX_ANSWER})
         self._numbers = itertools.count(1)
         self._state = _thread.RLock()  # the program's finalizers run wherever they like
-        self._reading = _thread.allocate_lock()
+        self._reading = _thread.RLock()
         self._reader: _Blocking | None = None
-        self._watcher: _AsyncWaits | None = None
+        self._watched: set[object] = set()
         self._out: dict[int, _Call] = {}
         self._queue: deque[_Call] = deque()
         self._waiting: dict[_Call, None] = {}
@@ -114,6 +117,8 @@ class Channel:
 
     @contextmanager
     def _calling(self, name: str, params: bytes | bytearray, waits: _Waits) -> Iterator[_Call]:
+        if self._is_inside():
+            raise ChannelError(_INSIDE)
         number = next(self._numbers)
         call = _Call(number, frames.call(number, name, params), waits)
         with self._state:
@@ -127,6 +132,15 @@ class Channel:
                 del self._waiting[call]
                 with suppress(ValueError):  # it has been sent
                     self._queue.remove(call)
+
+    def _is_inside(self) -> bool:
+        """Whether this thread is in the middle of something here, so that it would wait for itself.
+
+        Signal handlers and finalizers of the program run wherever their thread happens to be.
+        """
+        reader = self._reader
+        reads = reader is not None and reader.thread == _thread.get_ident()
+        return reads or held(self._reading) or held(self._state) or self._sends()
 
     def _send_queued(self) -> None:
         """Sends calls that wait, as many as there is room for. What was given up still counts until it is answered.
@@ -143,22 +157,24 @@ class Channel:
                 call.waits.wake()
 
     # Reading: whoever waits first reads for all; when it leaves, the others are woken, and one of them goes on.
-    # A coroutine only watches the socket and leaves it to a thread that blocks, which may be its own.
+    # A coroutine only watches the socket and leaves it to a thread that blocks, which may be its own. One coroutine
+    # of each loop watches: a loop that stands still, or was stopped, must not keep the answers of another.
 
     def _wait(self, waits: _Blocking, done: Callable[[], bool]) -> None:
-        while not done():
-            with self._state:
-                if leading := self._reader is None:
-                    self._reader = waits
-            if not leading:
-                waits.woken()
-                continue
-            try:
+        try:
+            while not done():
+                with self._state:
+                    if self._reader is None:
+                        self._reader = waits
+                if self._reader is not waits:
+                    waits.woken()
+                    continue
                 while not done():
                     with self._reading:
                         if not done():  # a coroutine may just have read its answer, and no other need ever come
                             self._read()
-            finally:
+        finally:
+            if self._reader is waits:
                 self._reader = None
                 self._wake_all()
 
@@ -166,8 +182,8 @@ class Channel:
         while not done():
             waits.renew()
             with self._state:
-                if watching := self._reader is None and self._watcher is None:
-                    self._watcher = waits
+                if watching := self._reader is None and waits.loop not in self._watched:
+                    self._watched.add(waits.loop)
             if not watching:
                 await waits.wait(None)
                 continue
@@ -181,12 +197,12 @@ class Channel:
                         finally:
                             self._reading.release()
             finally:
-                self._watcher = None
+                self._watched.discard(waits.loop)
                 self._wake_all()
 
     def _wake_all(self) -> None:
         with self._state:
-            for call in self._waiting:
+            for call in list(self._waiting):  # a finalizer may end the wait of a coroutine that was forgotten
                 call.waits.wake()
 
     def _read(self, flags: int = 0) -> None:
@@ -235,6 +251,7 @@ class _Blocking:
     """A thread that waits."""
 
     def __init__(self) -> None:
+        self.thread = _thread.get_ident()
         self._lock = _thread.allocate_lock()
         self._lock.acquire()
 
@@ -250,6 +267,10 @@ class _Blocking:
 class _AsyncWaits(_Waits, Protocol):
     """A coroutine that waits."""
 
+    @property
+    def loop(self) -> object:
+        """What it runs under."""
+
     def renew(self) -> None:
         """Forgets earlier calls of `wake`."""
 
@@ -261,12 +282,12 @@ class _AsyncioWaits:
     """Under asyncio, or under a loop that takes its place."""
 
     def __init__(self, asyncio: Any, loop: Any) -> None:
-        self._loop = loop
+        self.loop = loop
         self._event = asyncio.Event()
 
     def wake(self) -> None:
         with suppress(RuntimeError):  # its loop is closed, and nobody waits
-            self._loop.call_soon_threadsafe(self._event.set)
+            self.loop.call_soon_threadsafe(self._event.set)
 
     def renew(self) -> None:
         self._event.clear()
@@ -275,11 +296,11 @@ class _AsyncioWaits:
         if readable is None:
             await self._event.wait()
             return
-        self._loop.add_reader(readable, self._event.set)
+        self.loop.add_reader(readable, self._event.set)
         try:
             await self._event.wait()
         finally:
-            self._loop.remove_reader(readable)
+            self.loop.remove_reader(readable)
 
 
 class _TrioWaits:
@@ -287,12 +308,12 @@ class _TrioWaits:
 
     def __init__(self, trio: Any) -> None:
         self._trio = trio
-        self._token = trio.lowlevel.current_trio_token()
+        self.loop = trio.lowlevel.current_trio_token()
         self.renew()
 
     def wake(self) -> None:
         with suppress(self._trio.RunFinishedError):  # nobody waits
-            self._token.run_sync_soon(self._woken)
+            self.loop.run_sync_soon(self._woken)
 
     def _woken(self) -> None:
         self._scope.cancel()

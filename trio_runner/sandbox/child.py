@@ -35,7 +35,7 @@ from trio_runner.sandbox.friendly import UnsendableError
 from trio_runner.sandbox.hardened import harden
 from trio_runner.sandbox.items import Input
 from trio_runner.sandbox.policy import Confinement, Policy
-from trio_runner.sandbox.userapi import MAX_PRINT_BYTES, CapturedErrors, LineStream, Printer
+from trio_runner.sandbox.userapi import MAX_PRINT_BYTES, CapturedErrors, LineStream, Printer, held
 from trio_runner.sandbox.workflow import Workflow
 
 _GC_THRESHOLD = 50_000
@@ -85,8 +85,10 @@ class Prepared:
     def channel(self) -> channel.Channel:
         """The way to n8n, made for the first one who asks: most programs never do."""
         if self._channel is None:
-            assert self._sock is not None
-            self._channel = channel.Channel(self._sock, self.send)
+            with self._lock:  # the first ones may be several threads
+                if self._channel is None:
+                    assert self._sock is not None
+                    self._channel = channel.Channel(self._sock, self.send, self._sends)
         return self._channel
 
     def send(self, kind: int, payload: bytes, *, last: bool = False) -> bool:
@@ -106,6 +108,10 @@ class Prepared:
             finally:
                 self._sending = False
             return True
+
+    def _sends(self) -> bool:
+        """Whether this thread is in the middle of a print or of a frame."""
+        return held(self._lock) or self.printer.busy
 
     def _print(self, record: bytes) -> None:
         self.send(frames.PRINT, record)

@@ -94,6 +94,11 @@ class Printer:
             self._emit(msgspec.json.encode([f"{PRINTS_CUT} - {self._dropped} more print statements]"]))
 
     @property
+    def busy(self) -> bool:
+        """Whether this thread is in the middle of a print, as a signal handler may find it."""
+        return held(self._lock)
+
+    @property
     def _full(self) -> bool:
         return self._dropped > 0 or self._kept == MAX_PRINTS
 
@@ -113,6 +118,11 @@ class Printer:
                 return
             self._kept += 1
             self._emit(record)
+
+
+def held(lock: Any) -> bool:
+    """Whether the calling thread itself holds this RLock."""
+    return bool(lock._is_owned())  # what threading.Condition asks it; the type has it in every version
 
 
 def _as_text(value: object) -> str:

@@ -6,6 +6,7 @@ what n8n does on request `helpers`'s. Everything handed to user code is a value,
 
 from __future__ import annotations
 
+import _thread
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
@@ -58,6 +59,7 @@ class Workflow:
         self._zone: Any = None
         self._references: dict[str, object] = {}
         self._custom = CustomData(self._custom_before)
+        self._lock = _thread.RLock()
         self._static: dict[str, Any] | None = None
         self._static_before = b""
         self._static_known: frozenset[str] = frozenset()
@@ -295,10 +297,12 @@ class Workflow:
             raise ValueError(f"_getWorkflowStaticData takes 'global' or 'node', not {type!r:.60}")
         if self._static is None:
             before = self._data.workflow.get("staticData")
-            before = before if isinstance(before, dict) else {}
-            self._static_before = values.encode(before)
-            self._static_known = frozenset(before)
-            self._static = dotted(before)
+            with self._lock:  # while n8n was asked another thread may have come here, and has made its changes
+                if self._static is None:
+                    before = before if isinstance(before, dict) else {}
+                    self._static_before = values.encode(before)
+                    self._static_known = frozenset(before)
+                    self._static = dotted(before)
         key = "global" if type == "global" else f"node:{self._data.here}"
         return self._static.setdefault(key, AttrDict())
 
