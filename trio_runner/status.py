@@ -103,6 +103,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     ready: bool
     state: str
     """In words: why no task would be taken, or that one would."""
+    advice: str
+    """What to do about it; nothing while all is well."""
     slots: int
     tasks: int
     waiting_for_code: int
@@ -302,6 +304,7 @@ class Board:
         """Everything as it is now. ``time_of_day`` is that of the wall clock, in seconds, for people to read."""
         now = self._now()
         state = self._readiness()
+        words, advice = _in_words(state)
         records = self._running()
         layers = [SandboxLayer(one.name, one.status, one_line(one.detail, _LONGEST_REASON)) for one in self._layers()]
         ran, queued = self._recent.quantiles(now)
@@ -314,7 +317,8 @@ class Board:
             at=_time_of_day(time_of_day),
             uptime=now - self._started_at,
             ready=state.ready,
-            state=_in_words(state),
+            state=words,
+            advice=advice,
             slots=state.slots,
             tasks=state.tasks,
             waiting_for_code=max(0, state.tasks - len(records)),
@@ -388,14 +392,24 @@ def _verdict(mode: str, layers: list[SandboxLayer]) -> Sandbox:
     return "degraded" if any(layer.status == UNAVAILABLE for layer in layers) else "full"
 
 
-def _in_words(state: Readiness) -> str:
-    if any(broker.draining for broker in state.brokers) and not any(broker.registered for broker in state.brokers):
-        return "Draining: takes no more tasks"
+def _in_words(state: Readiness) -> tuple[str, str]:
+    """The state, and what to do about it."""
+    brokers = state.brokers
+    if any(broker.draining for broker in brokers) and not any(broker.registered for broker in brokers):
+        return "Draining: takes no more tasks", ""
     if not state.workers_alive:
-        return "Not ready: there are no workers"
-    if not any(broker.registered for broker in state.brokers):
-        connected = any(broker.connected for broker in state.brokers)
-        return "Not ready: no broker has registered it" if connected else "Not ready: no broker is connected"
+        return "Not ready: there are no workers", "The log says why none can be made; `trio-runner doctor` tries it."
+    if not any(broker.registered for broker in brokers):
+        if any(broker.connected for broker in brokers):
+            return "Not ready: no broker has registered it", "Is n8n overloaded, or still starting? It does not answer."
+        if any(broker.auth_refused for broker in brokers):
+            advice = "N8N_RUNNERS_AUTH_TOKEN must be the same for n8n and for this runner."
+        else:
+            advice = "Is n8n up, with N8N_RUNNERS_MODE=external, and port 5679 in reach? `trio-runner doctor` tries it."
+        return "Not ready: no broker is connected", advice
     if state.tasks >= state.slots:
-        return "Full: all slots are taken"
-    return "Ready"
+        return (
+            "Full: all slots are taken",
+            "More tasks wait in n8n: raise N8N_RUNNERS_MAX_CONCURRENCY or add runners.",
+        )
+    return "Ready", ""

@@ -6,6 +6,7 @@ taken control characters out of them already, and what answered may be no runner
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from typing import Final
 
@@ -21,18 +22,26 @@ from trio_runner.status import FailedTask, RunningTask, Snapshot
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _OTHER_LINES: Final = 15
 """Of a frame, beside brokers, tasks and failures, if there are any of each."""
+_LABEL: Final = 10
+_NARROW: Final = 90
+"""Columns below which what a broker failed with has a line of its own."""
 _GOOD, _WARN, _BAD = "green", "yellow", "red"
 
 
 def frame(snapshot: Snapshot, *, width: int, height: int | None = None, notice: str = "") -> RenderableType:
     """One screen. Without a ``height`` it is as long as it needs to be."""
-    room = max(2, (height or 10_000) - _OTHER_LINES - len(snapshot.brokers) - bool(notice))
+    brokers = _brokers(snapshot.brokers, width)
+    advice = [Text(line, "dim") for line in textwrap.wrap(_clean(snapshot.advice), width)]
+    room = max(2, (height or 10_000) - _OTHER_LINES - len(brokers) - bool(notice) - len(advice))
     tasks = min(len(snapshot.running), max(room // 2, room - len(snapshot.failures)))
     failures = min(len(snapshot.failures), room - tasks)
     parts: list[RenderableType] = [
         _head(snapshot, notice),
+        *advice,
         _numbers(snapshot, width),
-        _brokers(snapshot.brokers),
+        _workers(snapshot),
+        _finished(snapshot),
+        *brokers,
         _sandbox(snapshot),
         Text(),
         _running(snapshot, snapshot.running[:tasks]),
@@ -57,7 +66,7 @@ def _head(snapshot: Snapshot, notice: str) -> RenderableType:
 
 def _numbers(snapshot: Snapshot, width: int) -> Table:
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
+    table.add_column(style="dim", no_wrap=True, min_width=_LABEL)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, overflow="crop")
     columns = max(10, min(60, width - 48))
@@ -72,32 +81,44 @@ def _numbers(snapshot: Snapshot, width: int) -> Table:
     if snapshot.run.p50 is None:
         run = Text("no task lately", "dim")
     table.add_row("run time", run, Text(sparkline(history.p50, columns), "blue"))
-    failed = ", ".join(f"{count} {name}" for name, count in snapshot.failed.items())
-    workers = f"{snapshot.workers_idle} idle, {snapshot.workers_busy} busy, {snapshot.workers_starting} starting"
-    if not snapshot.workers_alive:
-        workers = "none can be made, see the log"
-    table.add_row("waited", milliseconds(snapshot.queue.p50), Text(f"workers: {workers}", _alarm(snapshot)))
-    table.add_row("finished", f"{snapshot.done} done", Text(_clean(failed), _BAD if failed else ""))
     return table
 
 
-def _alarm(snapshot: Snapshot) -> str:
-    return "dim" if snapshot.workers_alive else _BAD
+def _line(label: str, *parts: str | tuple[str, str]) -> Text:
+    return Text.assemble((f"{label:<{_LABEL + 2}}", "dim"), *parts, overflow="ellipsis", no_wrap=True)
 
 
-def _brokers(brokers: Iterable[BrokerState]) -> Table:
-    table = Table.grid(padding=(0, 2), expand=True)
-    table.add_column(style="dim", width=10)
-    table.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-    for number, broker in enumerate(brokers):
+def _workers(snapshot: Snapshot) -> Text:
+    if not snapshot.workers_alive:
+        return _line("workers", ("none can be made, see the log", _BAD))
+    text = f"{snapshot.workers_idle} idle, {snapshot.workers_busy} busy, {snapshot.workers_starting} starting"
+    return _line("workers", text, (f"; a task waits {milliseconds(snapshot.queue.p50)}", "dim"))
+
+
+def _finished(snapshot: Snapshot) -> Text:
+    failed = "".join(f", {count} {_clean(name)}" for name, count in snapshot.failed.items())
+    return _line("finished", f"{snapshot.done} done", (failed, _BAD))
+
+
+def _brokers(brokers: Iterable[BrokerState], width: int) -> list[Text]:
+    """A line for each; where there is little room, one more for what it failed with, which says the most."""
+    lines: list[Text] = []
+    for broker in brokers:
         words, style = broker_state(broker)
         again = f" ({broker.reconnects} reconnects)" if broker.reconnects else ""
-        error = Text(_clean(broker.last_error or ""), "dim" if broker.registered else _BAD)
-        label = "brokers" if number == 0 else ""
-        table.add_row(label, Text(_clean(broker.broker)), Text(f"● {words}{again}", style), error)
-    return table
+        state = Text(f"  ● {words}{again}", style)
+        name = Text(_clean(broker.broker))
+        room = 30 if width >= _NARROW else width - _LABEL - 2 - len(state)
+        name.truncate(max(8, room), overflow="ellipsis", pad=width >= _NARROW)
+        line = _line("" if lines else "brokers").append(name).append(state)
+        lines.append(line)
+        if broker.last_error:
+            if width < _NARROW:
+                lines.append(line := _line(""))
+            else:
+                line.append("  ")
+            line.append(_clean(broker.last_error), "dim" if broker.registered else _BAD)
+    return lines
 
 
 def _sandbox(snapshot: Snapshot) -> Text:

@@ -179,6 +179,7 @@ async def test_an_idle_runner_without_a_sandbox_says_so(chromium_url: str) -> No
         everything = await page.text("body")
         for part in ("Not ready: no broker is connected", "0 of 5 taken", "0 tasks/s", "None.", "Off"):
             assert part in everything
+        assert "port 5679 in reach?" in await page.text("#advice")
         assert page.complaints == []
 
 
@@ -193,6 +194,8 @@ async def test_it_follows_the_runner_says_when_that_is_gone_and_comes_back_with_
         await page.until("document.body.classList.contains('stale')")
         assert await page.evaluate("document.querySelector('#lost').checkVisibility()")
         assert "does not answer" in await page.text("#lost")
+        assert await page.evaluate("document.title") == "No answer · trio_runner"
+        assert await page.evaluate("getComputedStyle(document.querySelector('#state')).opacity") < "1"
         world.state = replace(READY, tasks=2)
         await shown.serve()
         await page.until("!document.body.classList.contains('stale')")

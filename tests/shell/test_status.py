@@ -272,6 +272,14 @@ def test_the_state_is_said_in_words(change: dict[str, object], state: str) -> No
     world = World()
     world.state = replace(READY, **change)
     assert world.snapshot().state == state
+    assert bool(world.snapshot().advice) == (state.startswith(("Full", "Not ready")))
+
+
+def test_a_refused_token_is_what_the_advice_is_about() -> None:
+    world = World()
+    refused = replace(BROKER, connected=False, registered=False, auth_refused=True)
+    world.state = replace(READY, ready=False, brokers=[refused])
+    assert world.snapshot().advice.startswith("N8N_RUNNERS_AUTH_TOKEN must be the same")
 
 
 @pytest.mark.parametrize(

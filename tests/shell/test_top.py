@@ -80,6 +80,32 @@ def test_a_runner_that_is_not_ready_says_why() -> None:
     frame = drawn(world.snapshot())
     assert "Not ready: there are no workers" in frame
     assert "none can be made, see the log" in frame
+    assert "`trio-runner doctor` tries it." in frame
+
+
+def test_on_a_narrow_screen_nothing_that_matters_is_cut() -> None:
+    world = busy(tasks=0, failures=0)
+    for outcome, number in (("error", 47), ("limit", 10), ("lost", 3)):
+        for _ in range(number):
+            world.ended(over(1000.0, outcome))
+    lost = replace(BROKER, broker=f"worker-{'x' * 60}:5679", connected=False, registered=False, reconnects=12)
+    lost = replace(lost, last_error="Name or service not known")
+    world.state = replace(READY, brokers=[lost, replace(BROKER, registered=False, connected=False)])
+    snapshot = world.snapshot()
+    frame = drawn(snapshot, width=60)
+    for part in (
+        *(
+            "reach? `trio-runner doctor` tries it.\n",
+            "slots  ",
+            "throughput  ",
+            "run time  ",
+            "finished  ",
+            "5 idle, 1 busy, 0 starting; a task waits 1.0 ms",
+        ),
+        *("● not connected (12 reconnects)", "Name or service not known", "n8n:5679  ● not connected"),
+    ):
+        assert part in frame, frame
+    assert len(drawn(snapshot, width=60, height=20).splitlines()) <= 20
 
 
 @pytest.mark.parametrize("notice", ["", "gone"])
@@ -92,7 +118,7 @@ def test_a_frame_fits_the_screen_and_uses_it(width: int, height: int, tasks: int
     assert len(lines) <= height
     assert max(map(len, lines)) <= width
     shown = sum("Flow " in line or "failed in" in line for line in lines)
-    assert shown >= min(tasks + failures, height - topview._OTHER_LINES - 2)
+    assert shown >= min(tasks + failures, height - topview._OTHER_LINES - 2 - bool(snapshot.advice))
 
 
 @pytest.mark.parametrize("nasty", ["[red]x[/red]", "[/]", "[link=http://evil]x[/link]", "\x1b[2Jx", "a\nb", "\u202ex"])
