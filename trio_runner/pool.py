@@ -224,8 +224,8 @@ class Pool:
             self._waiting += 1
             try:
                 with trio.move_on_after(LEASE_LIMIT):
-                    self._refill()
                     while not self._idle:
+                        self._refill()  # also after others took those that were made for us
                         await self._arrival.wait()
             finally:
                 self._waiting -= 1
@@ -355,7 +355,7 @@ class Pool:
             elif kind == records.EXIT and self._note_exit(pid, status):
                 # workers that die before they are used would otherwise be made and lost as fast as the machine can
                 self._idle_deaths += 1
-                await trio.sleep(min(2.0, 0.01 * 2**self._idle_deaths))
+                await trio.sleep(_growing(0.01, self._idle_deaths))
                 self._refill()
             elif kind == records.FORK_FAILED:
                 self._not_forked(os.strerror(status))
@@ -368,7 +368,7 @@ class Pool:
             return  # the others that were asked for at the same time have the same trouble
         log.error("There is one worker less: %s", reason)
         self._fork_failures += 1
-        self._fork_again_at = self._top_up_at = trio.current_time() + min(2.0, 0.1 * 2**self._fork_failures)
+        self._fork_again_at = self._top_up_at = trio.current_time() + _growing(0.1, self._fork_failures)
         if not self._idle and not self._barren:
             self._barren = True
             self.changed()
@@ -415,6 +415,11 @@ class Pool:
         for worker in self._idle:
             worker.end()
         self._idle.clear()
+
+
+def _growing(base: float, times: int) -> float:
+    """A wait in seconds that doubles with each time, up to two seconds. It may go on like this for days."""
+    return min(2.0, base * 2 ** min(times, 10))
 
 
 def describe_status(status: int) -> str:

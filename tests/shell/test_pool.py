@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,7 +16,7 @@ import trio
 from trio_runner import pool as pool_module
 from trio_runner.pool import FORK_LIMIT, PING_AFTER, QUIET, Pool
 from trio_runner.sandbox.policy import Policy
-from trio_runner.sandbox.records import CHILD, FORK, FORK_FAILED, KILL, PING, PONG, RECORD
+from trio_runner.sandbox.records import CHILD, EXIT, FORK, FORK_FAILED, KILL, PING, PONG, RECORD
 
 TARGET = 5
 
@@ -42,6 +43,10 @@ class Zygote:
             ours, theirs = socket.socketpair()
             with ours, theirs:
                 socket.send_fds(self._sock, [RECORD.pack(CHILD, self._pid, 0, 0)], [ours.fileno()])
+
+    def lose(self) -> None:
+        """Says that the last child is dead."""
+        self._sock.send(RECORD.pack(EXIT, self._pid, signal.SIGKILL, 0))
 
     def say(self, kind: int) -> None:
         """One bare record."""
@@ -176,6 +181,74 @@ async def test_a_zygote_that_cannot_fork_is_asked_ever_less_often_and_no_tasks_a
         zygote.make(1)
         await settled()
         assert told == [False, True]
+
+
+async def test_a_night_without_room_for_a_worker_ends_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    async with listening(idle=1) as (pool, zygote, gone):
+        asked = 0
+        while trio.current_time() < 3600:
+            for _ in zygote.heard():
+                zygote.say(FORK_FAILED)
+                asked += 1
+            await trio.sleep(2.1)
+        assert asked > sys.float_info.max_exp, "waits that doubled each time would be no numbers any more"
+        assert not gone.is_set()
+        zygote.make(1)
+        await settled()
+        assert pool.idle == 1
+
+
+async def test_a_night_in_which_all_idle_workers_die_ends_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    async with listening(idle=1) as (pool, zygote, gone):
+        died = 0
+        while trio.current_time() < 3600:
+            if (FORK, 1) in zygote.heard():
+                zygote.make(1)
+                zygote.lose()
+                died += 1
+            await trio.sleep(2.1)
+        assert died > sys.float_info.max_exp
+        assert not gone.is_set()
+        zygote.make(1)
+        await settled()
+        assert pool.idle == 1
+
+
+async def test_who_is_overtaken_by_other_tasks_gets_a_worker_that_is_made_for_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """With fewer spare workers than tasks, as an environment of its own has them."""
+    async with listening(idle=2) as (pool, zygote, _), trio.open_nursery() as nursery:
+
+        async def occupy() -> None:
+            async with pool.lease():
+                await trio.sleep_forever()
+
+        zygote.heard()
+        zygote.make(2)
+        await settled()
+        nursery.start_soon(occupy)
+        nursery.start_soon(occupy)
+        await settled()
+        done = trio.Event()
+
+        async def wait() -> None:
+            await use(pool, 1)
+            done.set()
+
+        nursery.start_soon(wait)
+        await settled()
+        assert zygote.heard() == [(FORK, 3)]
+        zygote.make(3)
+        while pool.idle < 3:  # the moment in which they are there and who waits has not run yet
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        async with pool.lease(), pool.lease(), pool.lease():
+            await settled()
+            assert zygote.heard() == [(FORK, 3)]
+            zygote.make(3)
+            with trio.fail_after(1):
+                await done.wait()
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_worker_that_could_not_be_made_keeps_no_task_from_those_that_are_there(
