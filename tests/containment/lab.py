@@ -217,6 +217,9 @@ def _switch_off(locks: Lockdown, name: str) -> None:
             os.setsid = lambda: None
         case "closing":
             lockdown.Lockdown._close = lambda self, inherited, keep_fd: None
+        case "answer":  # of the probe: it hangs
+            probe._LIMIT = 0.1
+            probe._try_everything = lambda *_: signal.pause()
         case "null":
             locks.null_fd = 200
         case "oom":

@@ -62,6 +62,10 @@ def test_a_layer_that_is_off_is_not_active(off: str, confinement: Confinement, l
     assert gone == lost
 
 
+def test_a_probe_that_hangs_holds_nobody_up_and_finds_nothing(lab: Lab) -> None:
+    assert set(report(lab, ("answer",)).values()) == {UNAVAILABLE}
+
+
 def test_files_left_open_are_noticed_whatever_their_number(lab: Lab) -> None:
     for number in (3, 77, 900):
         after = report(lab, ("closing",), fds=[number])

@@ -491,6 +491,26 @@ async def test_a_broker_that_reads_nothing_is_left_within_two_heartbeats_and_fre
         assert (await connection.until("runner:taskdone"))["taskId"] == "after"
 
 
+async def test_a_broker_that_says_goodbye_and_reads_nothing_is_left_within_two_heartbeats(
+    jump_clock: MockClock,
+) -> None:
+    """Our answer to its goodbye waits behind a result that nobody reads, and no message says that it is over."""
+    async with scripted_broker() as broker, linked(broker.port, capacity=2, N8N_RUNNERS_HEARTBEAT_INTERVAL="30") as rig:
+        connection = await registered(broker)
+        await connection.start("stuck", "hang")
+        await connection.take("large")
+        connection.gate.deaf = True
+        await connection.settings("large", "result 30000000")
+        await trio.sleep(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.close, 1000)
+            since = trio.current_time()
+            await registered(broker)
+            assert trio.current_time() - since <= 2 * HEARTBEAT + 1
+            assert rig.slots.taken == 0
+            nursery.cancel_scope.cancel()
+
+
 class Throttled(Wrapped):
     """A server's end of a slow link: so many bytes a second, in each direction."""
 

@@ -61,6 +61,9 @@ def probe(locks: Lockdown, *, block_env: bool) -> list[Layer]:
         found = msgspec.msgpack.decode(ours.recv(65536), type=_Attempts)
         status = _status_of(pid)
         ours.sendall(b".")
+    if found is None:  # it may hang
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
     _, code = os.waitpid(pid, 0)
     if target is not None:  # where it could make the file, nothing says that it could remove it
         with suppress(OSError):

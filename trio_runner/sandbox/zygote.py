@@ -142,7 +142,7 @@ class Zygote:
                         self._reap()
                     else:
                         self._obey()
-        except BrokenPipeError:  # the runner is gone
+        except (BrokenPipeError, ConnectionResetError):  # the runner is gone
             self._end_everybody()
         os._exit(0)
 
@@ -309,6 +309,7 @@ def _open_groups(locks: lockdown.Lockdown) -> tuple[cgroups.Groups | None, Layer
         groups = cgroups.open_groups(locks.confinement.cgroup, memory=locks.confinement.memory)
         pid = os.fork()
         if pid == 0:
+            alarm(10)  # if we are killed in this moment, nobody else ends it
             pause()
         try:
             groups.enter(pid)
