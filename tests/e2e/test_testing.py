@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +92,30 @@ async def test_settings_that_do_not_work_are_said_at_the_beginning() -> None:
 def test_outside_its_block_nothing_runs() -> None:
     with pytest.raises(RuntimeError, match="inside its with block"):
         CodeNode().run("return 1")
+
+
+def test_who_waits_for_its_turn_when_another_thread_leaves_the_block_gets_the_same_error() -> None:
+    raised: list[BaseException] = []
+    with CodeNode({"N8N_RUNNERS_MAX_CONCURRENCY": "1", "N8N_RUNNERS_STDLIB_ALLOW": "time"}) as node:
+
+        def work() -> None:
+            try:
+                node.run("import time\ntime.sleep(60)")
+            except BaseException as error:
+                raised.append(error)
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        assert node._node is not None
+        while len(node._node._broker._calls) < 2:
+            time.sleep(0.001)
+    for thread in threads:
+        thread.join(10)
+    # one of them had its turn, and its task failed with the runner
+    assert {type(error) for error in raised} <= {CodeNodeError, RuntimeError}
+    assert len([error for error in raised if "inside its with block" in str(error)]) >= 1
+    assert len(raised) == 2
 
 
 def test_pytest_is_not_needed() -> None:

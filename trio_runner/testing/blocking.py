@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -55,10 +56,11 @@ class CodeNode:
         ``items`` are n8n's (``{"json": {…}}``) or plain dictionaries, which are wrapped. Raises `CodeNodeError` when
         the program fails.
         """
-        if self._node is None or not self._thread.is_alive():
-            raise RuntimeError("a CodeNode runs programs inside its with block only") from self._failure
-        call = partial(self._node.run, program, items, **around)
-        return trio.from_thread.run(call, trio_token=self._token)
+        if self._node is not None and self._thread.is_alive():
+            call = partial(self._node.run, program, items, **around)
+            with suppress(trio.Cancelled, trio.RunFinishedError):  # another thread has left the block
+                return trio.from_thread.run(call, trio_token=self._token)
+        raise RuntimeError("a CodeNode runs programs inside its with block only") from self._failure
 
     async def run_async(self, program: str | Path, items: Sequence[Item] = (), **around: Unpack[Around]) -> Result:
         """As `run`, for a test that runs under trio."""
