@@ -1,16 +1,20 @@
-"""No test waits forever: each ends within its limit, and says what it waited for.
+"""No test waits forever, and none ends all of them: each ends within its limit, and says what it waited for.
 
 pytest-timeout measures the time and ends the test; here is how long a test of each kind may take, and what it shows of
 trio's tasks, whose stacks are not those of threads. `.ci/run` limits whole stages, for what no signal ends.
+
+What ends a worker's process may run in this one, too: here it shows who called it, and is never taken for a success.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Generator
 from types import FrameType
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import pytest
 import trio
@@ -19,8 +23,27 @@ import trio.lowlevel
 ORDINARY = 180
 """Seconds. The slowest ordinary test takes 10 on a quiet machine; only one that hangs should ever meet this."""
 
+ENDED = 70
+"""The exit code of a process of tests that one of them ends."""
+
 KINDS = {"long": 900, "packages": 600, "release": 600, "browser": 300, "fuzz": 0, "n8n": 1200, "chaos": 0}
 """Seconds by mark. Installing n8n is part of its first test. 0: the user says how long it shall last."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    ours, really = os.getpid(), os._exit
+
+    def exit_(code: int) -> NoReturn:
+        if os.getpid() == ours:  # and not a child's that was forked from here
+            with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+                print(f"\nThe process of the tests was to end with code {code}", file=sys.stderr)
+                traceback.print_stack(file=sys.stderr)
+                sys.stderr.flush()
+            code = code or ENDED
+        really(code)
+
+    os._exit = exit_  # type: ignore[assignment]
+    config.add_cleanup(lambda: setattr(os, "_exit", really))
 
 
 @pytest.hookimpl(trylast=True)

@@ -419,7 +419,7 @@ class Pool:
 
 def _growing(base: float, times: int) -> float:
     """A wait in seconds that doubles with each time, up to two seconds. It may go on like this for days."""
-    return min(2.0, base * 2 ** min(times, 10))
+    return min(2.0, base * 2.0 ** min(times, 10))
 
 
 def describe_status(status: int) -> str:
