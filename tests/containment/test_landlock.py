@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mimetypes
 import os
 import struct
 from collections.abc import Iterator
@@ -76,6 +77,13 @@ def test_the_folder_that_the_runner_was_started_in_is_not_readable(
     assert "/chosen/by/somebody" in granted
     assert "/" not in granted
     assert not [place for place in granted if place.startswith(("/proc", "/sys", "/root/.ssh", "/run"))]
+
+
+def test_the_tables_that_mimetypes_looks_for_may_be_read() -> None:
+    """Or `mimetypes.guess_type("a.pdf")` is refused on machines that have one, and openpyxl cannot be imported."""
+    granted = set(lockdown.readable_by_default("strict"))
+    known = {path for path in mimetypes.knownfiles if not path.startswith("/usr/local/lib/")}
+    assert known <= granted
 
 
 def test_the_networks_own_files_are_readable_only_with_the_network() -> None:

@@ -172,6 +172,12 @@ def prepare(confinement: Confinement, *, portable: bool = False) -> Lockdown:
     return locks
 
 
+_MIME_FOLDERS: Final = (
+    *("/etc", "/etc/httpd", "/etc/httpd/conf", "/etc/apache", "/etc/apache2"),
+    *("/usr/local/etc", "/usr/local/etc/httpd/conf"),
+)
+
+
 def readable_by_default(mode: str) -> tuple[str, ...]:
     """What lazy imports need, and in ``network`` what name resolution and TLS need.
 
@@ -181,6 +187,8 @@ def readable_by_default(mode: str) -> tuple[str, ...]:
     places = {*(path for path in sys.path if path not in ("", here)), sys.prefix, sys.base_prefix, sys.exec_prefix}
     system = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/etc/localtime"]
     system += ["/etc/ld.so.cache", "/dev/null", "/dev/urandom"]
+    # what the module mimetypes reads when it is used first: one that is there and may not be read is its end
+    system += [f"{folder}/mime.types" for folder in _MIME_FOLDERS]
     if mode == "network":
         system += ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf"]
         system += ["/etc/services", "/etc/protocols", "/etc/ssl", "/etc/pki", "/usr/share/ca-certificates"]
