@@ -70,12 +70,28 @@ def test_a_field_that_is_missing_is_an_error_that_names_those_there_are() -> Non
 
 def test_protocols_that_look_for_special_names_find_none() -> None:
     assert not hasattr(item(), "__array__")
-    hostile = AttrDict({"__array_interface__": {"data": [1, False]}, "__deepcopy__": 1, "__fspath__": "x"})
+    hostile = AttrDict({"__array_interface__": {"data": [1, False]}, "__float__": 1, "__fspath__": "x"})
     assert not any(hasattr(hostile, name) for name in hostile)
-    assert copy.deepcopy(hostile) == hostile
-    assert type(copy.deepcopy(item()).json) is AttrDict
-    assert pickle.loads(pickle.dumps(item())) == ITEM
-    assert type(item().json.copy()) is AttrDict
+
+
+def test_copies_can_be_read_with_dots_and_share_what_copies_share() -> None:
+    found = item()
+    deep = copy.deepcopy({"a": found, "b": found})
+    assert deep["a"] == ITEM
+    assert deep["a"] is deep["b"]
+    assert deep["a"].json.tags is not found.json.tags
+    assert [type(each) for each in (deep["a"].json.address, copy.copy(found), found.json.copy())] == [AttrDict] * 3
+    lists = dotted_lists(copy.deepcopy(ITEM))
+    lists.itself = lists
+    assert copy.deepcopy(lists).itself.itself.json.tags.length == 3
+
+
+def test_what_is_pickled_needs_no_module_of_ours_to_be_read() -> None:
+    """A task finds none of them, and what it pickles may be read by another program: it is kept in static data."""
+    for made in (item(), dotted_lists(copy.deepcopy(ITEM))):
+        pickled = pickle.dumps(made)
+        assert b"trio_runner" not in pickled
+        assert pickle.loads(pickled) == ITEM
 
 
 def test_a_copy_of_plain_dicts_shares_nothing() -> None:

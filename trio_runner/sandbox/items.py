@@ -50,6 +50,20 @@ class AttrDict(dict[str, Any]):
         """A shallow copy that can be read with dots, too."""
         return AttrDict(self)
 
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AttrDict:
+        """With dots at every depth. By itself, ``copy.deepcopy`` would ask how it is pickled."""
+        from copy import deepcopy
+
+        memo[id(self)] = made = AttrDict()
+        made.update((deepcopy(key, memo), deepcopy(entry, memo)) for key, entry in self.items())
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as a dict: what reads it may be another program, which finds no module of ours."""
+        return dict, (), None, None, iter(self.items())
+
     def to_py(self, **_options: object) -> dict[str, Any]:
         """A deep copy of plain dicts and lists, as the earlier Python node gave."""
         return plain(self)  # type: ignore[no-any-return]
@@ -85,6 +99,18 @@ class JsList(list[Any]):
         """Appends, and says how many there are now."""
         self.extend(values)
         return len(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> JsList:
+        """A copy of the same kind."""
+        from copy import deepcopy
+
+        memo[id(self)] = made = JsList()
+        made.extend(deepcopy(entry, memo) for entry in self)
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as a list."""
+        return list, (), None, iter(self)
 
     def to_py(self, **_options: object) -> list[Any]:
         """A deep copy of plain dicts and lists."""
