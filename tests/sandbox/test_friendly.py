@@ -292,6 +292,20 @@ def test_what_only_has_an_address_is_refused_with_its_place(value: object) -> No
     assert friendly([int, len]) == ["<class 'int'>", "<built-in function len>"]
 
 
+@pytest.mark.parametrize("rules", [False, True])
+def test_a_coroutine_that_nobody_awaited_is_refused_in_both(rules: bool) -> None:
+    async def price() -> int:
+        raise AssertionError
+
+    forgotten = price()
+    try:
+        with pytest.raises(UnsendableError, match="type coroutine") as caught:
+            encode([{"json": {"price": forgotten}}], friendly=rules, items=True)
+    finally:
+        forgotten.close()
+    assert caught.value.path == "[0].json.price"
+
+
 def test_an_iterator_with_a_text_of_its_own_keeps_it_in_compat() -> None:
     class Reader:
         def __iter__(self) -> Iterator[int]:

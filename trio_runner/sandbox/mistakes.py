@@ -81,6 +81,7 @@ def for_result(said: str) -> str:
 RESULTS: Final = (
     ("keys must be str", "Use texts as keys, like str(key) or '-'.join(key). [TR421]"),
     ("Circular reference", "It holds itself: return a copy without that entry. [TR422]"),
+    ("A value of the type coroutine", "It is a call that was not waited for: write await in front of it. [TR426]"),
     ("A value of the type", "Return its parts, or a text made of it: str(value). [TR426]"),
     ("The DataFrame has", "Rename its columns first. [TR427]"),
     ("The index of the", "Records need names of their own. [TR427]"),

@@ -13,6 +13,7 @@ import re
 from contextlib import suppress
 from itertools import compress, repeat
 from operator import is_not
+from types import CoroutineType
 from typing import Any
 
 import msgspec
@@ -161,7 +162,8 @@ def _plain(value: Any, above: set[int], friendly: bool, trail: list[str]) -> obj
         if not rules.is_address(text):
             return text
         if not rules.is_iterator(kind):
-            return rules.refuse(value) if friendly else text
+            # a coroutine is a call that somebody forgot to await: nobody relies on its text
+            return rules.refuse(value) if friendly or kind is CoroutineType else text
         rule = list
     if id(value) in above:
         raise UnsendableError("Circular reference detected")
