@@ -14,6 +14,7 @@ import pytest
 from tests.sandbox.n8n_kit import HERE, FakeN8n, items, outcome, ran, result
 from tests.sandbox.program_kit import OPEN
 from trio_runner.sandbox.channel import ChannelError
+from trio_runner.sandbox.friendly import UnsendableError
 from trio_runner.sandbox.rundata import RunData, WorkflowDataError
 
 GIVEN = items({"n": 1}, {"n": 2})
@@ -481,6 +482,20 @@ def test_static_data_is_emptied() -> None:
     n8n = FakeN8n(workflow__staticData={"global": {"count": 1}})
     source = "del _getWorkflowStaticData('global').count\nreturn []"
     assert outcome(source, n8n).metadata == {"staticData": {"global": {}}}
+
+
+def test_static_data_is_written_so_that_it_can_be_read_again_whatever_the_rules_for_results() -> None:
+    """n8n's own runner has none: no workflow relies on a text like '{1, 2}'."""
+    source = (
+        "import datetime\n_getWorkflowStaticData('global').update(seen={2, 1}, at=datetime.date(2024, 5, 6))\nreturn []"
+    )
+    assert outcome(source).metadata == {"staticData": {"global": {"seen": [1, 2], "at": "2024-05-06"}}}
+
+
+def test_static_data_that_cannot_be_written_says_where_it_stands() -> None:
+    with pytest.raises(UnsendableError, match="type function") as caught:
+        result("_getWorkflowStaticData('global').on = lambda: 1\nreturn []")
+    assert (caught.value.path, caught.value.place) == ("global.on", "the static data")
 
 
 def test_there_are_two_kinds_of_static_data() -> None:

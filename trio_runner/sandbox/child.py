@@ -323,7 +323,7 @@ def _failure(prepared: Prepared, error: BaseException, source: str, stderr: str,
         )
     if kind is UnsendableError:
         text, path = tracebacks.text_of(error), tracebacks.clip(getattr(error, "path", ""), 300)
-        place = "the result" if item_index is None else f"item {item_index} of the result"
+        place = getattr(error, "place", "") if item_index is None else f"item {item_index} of the result"
         stands = f"The value stands at {path} in {place}." if path else f"The value is {place}."
         advice = f"{stands} {mistakes.for_result(text)}"
         return Failure(message=text, description=advice, item_index=item_index, kind="result")

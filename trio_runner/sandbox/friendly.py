@@ -18,7 +18,9 @@ Rule = Callable[[Any], object]
 
 
 class UnsendableError(Exception):
-    """A value that JSON cannot carry: ``str()`` says why, ``path`` where it stands in the result."""
+    """A value that JSON cannot carry: ``str()`` says why, ``path`` where it stands in ``place``."""
+
+    place = "the result"
 
     def __init__(self, text: str, path: str = "") -> None:
         super().__init__(text)

@@ -90,14 +90,19 @@ class Workflow:
     def metadata(self) -> bytes | None:
         """What goes back to n8n beside the result: custom data that was set, static data that has changed.
 
-        Raises `values.UnsendableError`.
+        Static data is written by the friendly rules in either set of them: n8n's own runner has none, so that no
+        workflow relies on ``"{1, 2}"``. Raises `values.UnsendableError`.
         """
         changed: dict[str, object] = {}
         if self._custom.changed:
             changed["customData"] = self._custom.changed
         if self._static is not None:
             static = {key: entry for key, entry in self._static.items() if entry or key in self._static_known}
-            encoded = values.encode(static)
+            try:
+                encoded = values.encode(static, friendly=True)
+            except values.UnsendableError as error:
+                error.place, error.path = "the static data", error.path.removeprefix(".")
+                raise
             if encoded != self._static_before:
                 changed["staticData"] = msgspec.Raw(encoded)
         return msgspec.json.encode(changed) if changed else None
