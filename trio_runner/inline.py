@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MARK: Final = "# /// script"
 """A program without this text has no metadata: the one test that every program meets."""
 _END: Final = "# ///"
+_PLACE: Final = re.compile(r" \(at line (\d+), column \d+\)$")
 _MAX_BLOCK: Final = 16_384
 _MAX_BLANKS: Final = 100  # behind the mark: what is read there again and again must not be the whole of a long line
 _MAX_REQUIREMENT: Final = 300
@@ -79,7 +80,10 @@ def read(source: str) -> Metadata | None:
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also numbers with more digits than Python reads
-        raise InlineError(f"The metadata block is not valid TOML: {_clip(error)}", line=line) from None
+        said = str(error)
+        if at := _PLACE.search(said):  # in the block: the author counts from the first line of the program
+            said, line = said[: at.start()], line + int(at[1])
+        raise InlineError(f"The metadata block is not valid TOML: {_clip(said)}", line=line) from None
     for field in table:
         if field not in _FIELDS:
             known = ", ".join(_FIELDS)

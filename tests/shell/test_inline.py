@@ -60,6 +60,7 @@ def test_the_last_closing_line_of_a_run_of_comments_ends_the_block() -> None:
     ("source", "message", "line"),
     [
         ("# /// script\n# dependencies = [\n# ///\n", "is not valid TOML", 1),
+        ("\n# /// script\n# requires-python = ''\n# dependencies = [a]\n# ///\n", "TOML: Invalid value$", 4),
         ("# /// script\n# tool = " + "1" * 5000 + "\n# ///\n", "is not valid TOML", 1),
         ("\n# /// script\n# dependencies = ['a']\nreturn 1", "is not closed by a line '# ///'", 2),
         ("# /// script", "is not closed by a line '# ///'", 1),
