@@ -120,6 +120,13 @@ def test_durations_say_what_they_are() -> None:
     assert DateTime.now(UTC).diffNow("hours").hours <= 0
 
 
+def test_a_number_with_a_unit_is_taken_as_in_n8n_s_expressions() -> None:
+    assert AT.plus(7, "days") == AT.plus(days=7)
+    assert AT.minus(2, "months") == AT.minus({"months": 2})
+    with pytest.raises(ValueError, match="unknown unit 'dayz'"):
+        AT.plus(1, "dayz")
+
+
 def test_fields_are_set() -> None:
     assert clock(AT.set({"month": 2, "day": 31 - 3}, hour=0)) == "2026-02-28T00:05"
     assert clock(at("2026-01-31T00:00").set(month=2)) == "2026-02-28T00:00"

@@ -63,13 +63,13 @@ class DateTime(datetime):
         """The moment this many milliseconds after 1970."""
         return cls.of(datetime.fromtimestamp(millis / 1000, zone((options or {}).get("zone", "UTC"))))
 
-    def plus(self, duration: object = None, **units: float) -> DateTime:
-        """Later by ``days=1``, ``{"months": 2}``, milliseconds or a timedelta."""
-        return self._moved(_amounts(duration, units), 1)
+    def plus(self, duration: object = None, unit: str | None = None, **units: float) -> DateTime:
+        """Later by ``days=1``, ``{"months": 2}``, ``(7, "days")``, milliseconds or a timedelta."""
+        return self._moved(_amounts(duration, unit, units), 1)
 
-    def minus(self, duration: object = None, **units: float) -> DateTime:
+    def minus(self, duration: object = None, unit: str | None = None, **units: float) -> DateTime:
         """Earlier by the same."""
-        return self._moved(_amounts(duration, units), -1)
+        return self._moved(_amounts(duration, unit, units), -1)
 
     def _moved(self, amounts: dict[str, float], sign: int) -> DateTime:
         months = sign * (amounts["year"] * 12 + amounts["quarter"] * 3 + amounts["month"])
@@ -265,7 +265,7 @@ def _unit(name: str) -> str:
     return unit
 
 
-def _amounts(duration: object, units: dict[str, float]) -> dict[str, float]:
+def _amounts(duration: object, unit: str | None, units: dict[str, float]) -> dict[str, float]:
     amounts: dict[str, float] = dict.fromkeys(_UNITS, 0)
     given: dict[str, Any] = dict(units)
     if isinstance(duration, timedelta):
@@ -275,7 +275,7 @@ def _amounts(duration: object, units: dict[str, float]) -> dict[str, float]:
     elif isinstance(duration, dict):
         given |= duration
     elif isinstance(duration, int | float):
-        amounts["millisecond"] += duration
+        amounts[_unit(unit or "millisecond")] += duration
     elif duration is not None:
         raise TypeError("a duration is a dict of units, a number of milliseconds or a timedelta")
     for name, amount in given.items():
