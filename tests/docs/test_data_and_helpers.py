@@ -66,10 +66,7 @@ def test_every_name_is_in_the_document(name: str) -> None:
 
 
 def test_every_helper_is_in_the_document() -> None:
-    made: Any = helpers.make(n8n, Input(b"[]"))
-    with pytest.raises(AttributeError) as caught:
-        _ = made.nothing
-    names = set(re.findall(r"\b\w+\b", str(caught.value).partition("it has")[2]))
+    names = set(dir(helpers.make(n8n, Input(b"[]"))))
     twins = {name for name in names if name.endswith(("_async", "Async"))}
     shown = set(re.findall(r"\b\w+\b", TEXT))
     assert names - twins - shown == {"get_binary_data_buffer", "set_binary_data_buffer"}

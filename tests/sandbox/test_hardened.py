@@ -159,6 +159,37 @@ def test_a_facade_has_what_it_names_and_nothing_else() -> None:
             exec(change, {"shown": shown})
 
 
+def test_a_facade_that_holds_a_list_says_how_to_get_it() -> None:
+    shown: Any = facade("_x", {"all": list})
+    for use in ("shown[0]", "list(shown)", "len(shown)"):
+        with pytest.raises(TypeError, match=r"^_x is not a list; _x\.all\(\) is one$"):
+            eval(use, {"shown": shown})
+    assert shown
+    assert dir(shown) == ["all"]
+    with pytest.raises(TypeError, match="_y cannot be iterated over"):
+        list(facade("_y", {}))  # type: ignore[call-overload]
+
+
+def test_a_facade_names_what_was_meant_or_each_thing_once() -> None:
+    def first() -> int:
+        return 1
+
+    def later() -> int:
+        return 2
+
+    shown: Any = facade("_x", {"first": first, "head": first, "first_async": later}, {"item": first})
+    with pytest.raises(AttributeError, match=r"^_x has no 'frist'; did you mean 'first'\?$"):
+        _ = shown.frist
+    assert shown.head() == 1
+    with pytest.raises(AttributeError, match=r"^_x has no 'zzz'; it has first$"):
+        _ = shown.zzz
+
+
+def test_complaints_about_arguments_name_the_function_as_users_know_it() -> None:
+    with pytest.raises(TypeError, match=r"^_input_of\(\) missing 1 required positional argument"):
+        harden(lambda a: a, "_input_of")()
+
+
 def test_a_facade_may_answer_for_any_name_but_a_special_one() -> None:
     shown: Any = facade("_x", {}, other=str.upper)
     assert (shown.abc, shown["a b"]) == ("ABC", "A B")

@@ -81,6 +81,8 @@ def test_options_that_make_no_request_are_refused() -> None:
         http_options("http://a", header={})
     with pytest.raises(TypeError, match=r"no option 'xyzzy'$"):
         http_options("http://a", xyzzy=1)
+    with pytest.raises(TypeError, match="all else by name, like method='POST'"):
+        http_options("GET", "http://a")
     with pytest.raises(TypeError, match="needs a url"):
         http_options(method="GET")
     with pytest.raises(TypeError, match="takes no other bytes"):

@@ -24,7 +24,7 @@ def advice(source: str, **inputs: Any) -> str:
 def test_every_kind_of_mistake_has_a_code_and_a_pattern_that_can_be_read() -> None:
     for mistake in MISTAKES:
         re.compile(mistake.pattern)
-        assert re.fullmatch(r"TR1\d\d", mistake.code)
+        assert re.fullmatch(r"TR[14]\d\d", mistake.code)
     assert all(re.search(r"\[TR20\d\]$", text) for text in (*dict(mistakes.SYNTAX).values(), mistakes.NOT_PYTHON))
 
 

@@ -279,7 +279,7 @@ def test_the_context_of_a_loop_is_there() -> None:
         ("_('Orders').all(1)", "has 1 outputs; there is no output 1"),
         ("_('Orders').all(0, 5)", "has run 1 times in this execution; there is no run 5"),
         ("_('Orders').itemMatching(7)", "There is no input item 7: there are 2"),
-        ("_('Log').item", "does not come from node 'Log'"),
+        ("_('Log').item", "Node 'Log' does not lead to this one"),
     ],
 )
 def test_data_that_is_not_there_is_an_error_that_says_what_is(source: str, message: str) -> None:
@@ -561,7 +561,7 @@ def test_there_is_nothing_behind_what_is_shown(source: str) -> None:
 
 
 def test_what_there_is_is_told() -> None:
-    with pytest.raises(AttributeError, match="_input has no 'frist'; it has all, context, first, item, last, params"):
+    with pytest.raises(AttributeError, match="_input has no 'frist'; did you mean 'first'"):
         result("return _input.frist()")
 
 

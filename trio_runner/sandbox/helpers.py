@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from trio_runner.sandbox import buffers, frames, values
 from trio_runner.sandbox.channel import ChannelError
-from trio_runner.sandbox.hardened import facade
+from trio_runner.sandbox.hardened import facade, rename
 from trio_runner.sandbox.httpoptions import Response, http_options
 from trio_runner.sandbox.items import AttrDict, Input, dotted
 
@@ -88,6 +88,7 @@ def make(connect: Connect, items: Input) -> object:
     }
     functions: dict[str, object] = {"HelperError": HelperError, "HttpError": HttpError}
     for name, (aliases, plan) in plans.items():
+        rename(plan, name)
         blocking, waiting = _blocking(connect, plan), _waiting(connect, plan)
         for alias in (name, *aliases):
             functions[alias] = blocking

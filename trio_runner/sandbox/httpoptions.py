@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from trio_runner.sandbox.alike import closest
 from trio_runner.sandbox.items import AttrDict
 
 _OWN: Final = frozenset(
@@ -55,8 +56,10 @@ class Response(AttrDict):
         return str(self.get("statusMessage", ""))
 
 
-def http_options(options: Mapping[str, Any] | str | None = None, /, **named: Any) -> dict[str, Any]:
+def http_options(options: Mapping[str, Any] | str | None = None, /, *more: object, **named: Any) -> dict[str, Any]:
     """n8n's options out of a URL or a dict of options, and options by name. Raises TypeError for unknown ones."""
+    if more:  # request("GET", url) as in `requests`, or get(url, params)
+        raise TypeError("http_request takes the url, or a dict of options; all else by name, like method='POST'")
     given: dict[str, Any] = {"url": options} if isinstance(options, str) else dict(options or {})
     given |= named
     made: dict[str, Any] = {}
@@ -97,8 +100,5 @@ def _body(body: Any) -> Any:
 
 
 def _alike(name: str) -> str:
-    import difflib
-
-    known = [*_OWN, *_SAME, *_CHANGED]
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    meant = closest(name, [*_OWN, *_SAME, *_CHANGED])
+    return f"; did you mean '{meant}'?" if meant is not None else ""

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
 from typing import Any, Final, NamedTuple
 
-from trio_runner.sandbox import tracebacks
+from trio_runner.sandbox import hints, n8nmistakes, tracebacks
+from trio_runner.sandbox.alike import LONGEST as _LONGEST_NAME
+from trio_runner.sandbox.alike import closest
 
 _LONGEST_TEXT: Final = 500
 _MOST_KEYS: Final = 8
 MARK: Final = "▸"
 """Stands before the character at which the interpreter gave up."""
-_LONGEST_NAME: Final = 60
 
 
 class Mistake(NamedTuple):
@@ -117,6 +118,10 @@ SYNTAX: Final = (
 """By what the interpreter says; the first that fits."""
 
 
+def _close(name: str, names: Iterable[str]) -> str | None:
+    return closest(name, names, cutoff=0.7)
+
+
 def _missing_key(case: _Case) -> str:
     key = tracebacks.text_of(case.error)
     text = f"There is no key {tracebacks.clip(key, _LONGEST_NAME)}"
@@ -139,29 +144,17 @@ def _unknown_name(case: _Case) -> str:
         return f"This node runs once for {mode}, where the input is {other}: use that, or change the node's mode."
     if name in ("items", "item"):
         return f"The input of this node is {'_item' if case.each_item else '_items'}."
-    if name in _OTHER_WORDS:
-        return f"In Python this is {_OTHER_WORDS[name]}."
+    if name in n8nmistakes.OTHER_WORDS:
+        return f"In Python this is {n8nmistakes.OTHER_WORDS[name]}."
     if name in _SHORT_NAMES or name in sys.stdlib_module_names:
         return f"Begin the code with: {_SHORT_NAMES.get(name, f'import {name}')}"
+    if n8ns := hints.for_name(name):
+        return n8ns
     frame = _last_frame(case.error)
     close = _close(name, _names_in(frame)) if frame is not None else None
     return f"Did you mean {close}?" if close else "Check its spelling; a name must be assigned before it is used."
 
 
-_OTHER_WORDS: Final = {
-    "true": "True",
-    "false": "False",
-    "null": "None",
-    "undefined": "None",
-    "NaN": "float('nan')",
-    "console": "print(…)",
-    "JSON": "json.loads(…) and json.dumps(…)",
-    "parseInt": "int(…)",
-    "parseFloat": "float(…)",
-    "Math": "the module math",
-    "Date": "the module datetime",
-    "require": "import",
-}
 _SHORT_NAMES: Final = {
     "pd": "import pandas as pd",
     "np": "import numpy as np",
@@ -182,6 +175,8 @@ def _unknown_attribute(case: _Case) -> str:
     close = _LIKE_THAT.get(name) or (_close(name, dir(known[kind])) if kind in known else None)
     if close and kind in known and hasattr(known[kind], close):
         return f"Did you mean .{close}()?"
+    if name in n8nmistakes.METHODS:
+        return f"In Python this is {n8nmistakes.METHODS[name]}."
     return f"A value of the type {tracebacks.clip(kind, _LONGEST_NAME)} has nothing of this name."
 
 
@@ -215,6 +210,49 @@ MISTAKES: Final[tuple[Mistake, ...]] = (
         "hand it to the function as an argument.",
     ),
     Mistake(
+        "TR444",
+        "AttributeError",
+        "(?:there is )?no field '(.*?)'(?:; there are: (.*))?$",
+        lambda case: n8nmistakes.missing_field(case.groups[0], case.groups[1], case.source),
+    ),
+    Mistake(
+        "TR441",
+        "AttributeError",
+        r"_execution\.customData\..* cannot be set",
+        "Entries are set by _execution.customData.set('key', 'value').",
+    ),
+    Mistake("TR447", "HttpError", "", lambda case: n8nmistakes.refused_request(case.error)),
+    Mistake("TR448", "HelperError", "", lambda case: n8nmistakes.failed_request(tracebacks.text_of(case.error))),
+    *(
+        Mistake("TR127", kind, pattern, "This is a function: it is called with () behind its name.")
+        for kind, pattern in (
+            ("AttributeError", "'(builtin_function_or_method|function|method)' object has no attribute"),
+            ("TypeError", "'(builtin_function_or_method|function|method)' object is not (iterable|subscriptable)"),
+            ("TypeError", "object of type '(builtin_function_or_method|function|method)' has no len"),
+        )
+    ),
+    *(
+        Mistake("TR128", kind, pattern, "It was not waited for: write await in front of the call that made it.")
+        for kind, pattern in (
+            ("AttributeError", "'coroutine' object has no attribute"),
+            ("TypeError", "('|object of type ')coroutine'|unsupported operand .*'coroutine'"),
+        )
+    ),
+    Mistake(
+        "TR129",
+        "TypeError",
+        r"(object (\w+)|'(\w+)' object) can't be (used in 'await' expression|awaited)",
+        "Take await away: this call gives its value at once. Helpers that are awaited end in _async, like "
+        "http_request_async(…).",
+    ),
+    Mistake(
+        "TR130",
+        "TypeError",
+        "can't (compare|subtract) offset-naive and offset-aware",
+        "_now and _today have a time zone and the other date has none: give it one, like datetime.now(_now.tzinfo) or "
+        "date.replace(tzinfo=_now.tzinfo).",
+    ),
+    Mistake(
         "TR106",
         "AttributeError",
         r"'dict' object has no attribute '(\w+)'",
@@ -246,16 +284,22 @@ MISTAKES: Final[tuple[Mistake, ...]] = (
         "string indices must be integers",
         "This is a text, not a dictionary. Is one ['json'] too many in front of it, or is it JSON for json.loads(…)?",
     ),
+    Mistake(
+        "TR111",
+        "TypeError",
+        "can only concatenate list",
+        "A list is joined with a list, like rows + [row]; rows.append(row) adds one more.",
+    ),
     *(
         Mistake(
             "TR111",
             "TypeError",
             pattern,
-            "Text and numbers do not mix: convert with str(…), int(…) or float(…), or write f'{…}'.",
+            lambda case: n8nmistakes.do_not_mix(case.groups),
         )
         for pattern in (
-            "can only concatenate",
-            r"unsupported operand type\(s\)",
+            r"can only concatenate (\w+) \(not \"(\w+)\"\)",
+            r"unsupported operand type\(s\) for .*: '(.*)' and '(.*)'",
             "must be str, not",
             "not all arguments",
         )
@@ -300,11 +344,14 @@ MISTAKES: Final[tuple[Mistake, ...]] = (
             ("TypeError", "cannot unpack"),
         )
     ),
-    Mistake(
-        "TR118",
-        "JSONDecodeError",
-        "",
-        "The text is not JSON. What n8n hands over is parsed already: items need no json.loads(…).",
+    *(
+        Mistake(
+            "TR118",
+            kind,
+            pattern,
+            "The text is not JSON. What n8n hands over is parsed already: items need no json.loads(…).",
+        )
+        for kind, pattern in (("JSONDecodeError", ""), ("TypeError", "the JSON object must be str"))
     ),
     *(
         Mistake("TR119", "ValueError", pattern, "The text has another form than this; look at it with print(repr(…)).")
@@ -334,6 +381,13 @@ MISTAKES: Final[tuple[Mistake, ...]] = (
         "SystemExit",
         "",
         "A program is ended with return; sys.exit() makes the task fail.",
+    ),
+    Mistake(
+        "TR125",
+        "FileNotFoundError",
+        r".*No usable temporary directory",
+        "A task has no folder to write to: keep the file in memory, in io.BytesIO(). The runner's operator can grant "
+        "one with N8N_RUNNERS_SANDBOX_WRITE.",
     ),
     Mistake(
         "TR125",
@@ -407,14 +461,3 @@ def _value_of(node: Any, frame: FrameType) -> Any:
 
 def _names_in(frame: FrameType) -> list[str]:
     return [name for name in (*frame.f_locals, *frame.f_globals) if not name.startswith("__")]
-
-
-def _close(name: str, names: Iterable[str]) -> str | None:
-    try:
-        from difflib import get_close_matches
-    except ImportError:  # no file can be opened any more, and it was not imported ahead
-        return None
-    found = get_close_matches(
-        name[:_LONGEST_NAME], [each for each in names if len(each) <= _LONGEST_NAME], n=1, cutoff=0.7
-    )
-    return found[0] if found else None

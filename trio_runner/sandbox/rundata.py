@@ -10,6 +10,7 @@ import _thread
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
+from trio_runner.sandbox.alike import closest
 from trio_runner.sandbox.channel import ChannelError
 from trio_runner.sandbox.items import AttrDict, Shape
 
@@ -184,8 +185,8 @@ class RunData:
                     pending.append(parent)
         return 0
 
-    def _between(self, name: str) -> set[str]:
-        """The nodes on the ways from a node to this one, with the node itself."""
+    def _above(self) -> dict[str, set[str]]:
+        """The nodes that lead to this one, and it; with the nodes that feed each."""
         above: dict[str, set[str]] = {}
         pending = [self.here]
         while pending:
@@ -193,6 +194,11 @@ class RunData:
             if current not in above:
                 above[current] = {parent for parent, _ in self._parents(current)}
                 pending += above[current]
+        return above
+
+    def _between(self, name: str) -> set[str]:
+        """The nodes on the ways from a node to this one, with the node itself."""
+        above = self._above()
         between, added = {name}, True
         while added:
             more = {node for node, parents in above.items() if not parents.isdisjoint(between)} - between
@@ -239,6 +245,11 @@ class RunData:
     def _before(self, place: Place, name: str, index: int) -> list[Place]:
         """The items from which the item at ``place`` was made."""
         runs = self._runs.get(place.node)
+        if not runs and name not in self._above():
+            raise WorkflowDataError(
+                f"Node '{name}' does not lead to this one, so no item of it belongs to item {index}; "
+                f"_('{name}').all() and .first() work all the same"
+            )
         if not runs:
             raise WorkflowDataError(f"Item {index} does not come from node '{name}': node '{place.node}' has no data")
         pairs = _object(self._item(place)).get("pairedItem")
@@ -275,12 +286,9 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _alike(name: str, nodes: Iterable[Any]) -> str:
-    import difflib
-
     names = [str(node.get("name")) for node in nodes]
-    close = difflib.get_close_matches(name, names, 1)
-    if close:
-        return f" Did you mean '{close[0]}'?"
+    if (meant := closest(name, names)) is not None:
+        return f" Did you mean '{meant}'?"
     return f" It has: {', '.join(names[:20])}" if names else ""
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from trio_runner.sandbox import clock, helpers, values
 from trio_runner.sandbox.customdata import CustomData
+from trio_runner.sandbox.friendly import UnsendableError
 from trio_runner.sandbox.hardened import facade, harden
 from trio_runner.sandbox.helpers import Calls
 from trio_runner.sandbox.items import AttrDict, Input, Shape, dotted, dotted_lists, unshaped
@@ -91,7 +92,7 @@ class Workflow:
         """What goes back to n8n beside the result: custom data that was set, static data that has changed.
 
         Static data is written by the friendly rules in either set of them: n8n's own runner has none, so that no
-        workflow relies on ``"{1, 2}"``. Raises `values.UnsendableError`.
+        workflow relies on ``"{1, 2}"``. Raises `UnsendableError`.
         """
         changed: dict[str, object] = {}
         if self._custom.changed:
@@ -100,7 +101,7 @@ class Workflow:
             static = {key: entry for key, entry in self._static.items() if entry or key in self._static_known}
             try:
                 encoded = values.encode(static, friendly=True)
-            except values.UnsendableError as error:
+            except UnsendableError as error:
                 error.place, error.path = "the static data", error.path.removeprefix(".")
                 raise
             if encoded != self._static_before:
@@ -207,6 +208,7 @@ class Workflow:
             return fields(self._data.node(name).get("parameters"), dotted)
 
         executed = _bound(self._data_has_run, name)
+        last_run = _bound(self._last_run, name)
         return facade(
             f"_('{name}')",
             {"all": all_, "first": first, "last": last}
@@ -220,14 +222,17 @@ class Workflow:
                 "is_executed": executed,
                 "json": lambda: same_index()["json"],
                 "binary": lambda: same_index().get("binary", AttrDict()),
-                "runIndex": lambda: self._data.last_run(name),
-                "run_index": lambda: self._data.last_run(name),
+                "runIndex": last_run,
+                "run_index": last_run,
                 "name": lambda: name,
             },
         )
 
     def _data_has_run(self, name: str) -> bool:
         return self._data.has_run(name)
+
+    def _last_run(self, name: str) -> int:
+        return self._data.last_run(name)
 
     def _context(self, name: str) -> object:
         contexts = (self._data.execution.get("executionData") or {}).get("contextData") or {}
@@ -297,7 +302,7 @@ class Workflow:
     def _static_function(self) -> object:
         return harden(self._get_static, "_getWorkflowStaticData")
 
-    def _get_static(self, type: str) -> object:  # noqa: A002 - n8n's name for it
+    def _get_static(self, type: str = "") -> object:  # noqa: A002 - n8n's name for it
         if type not in ("global", "node"):
             raise ValueError(f"_getWorkflowStaticData takes 'global' or 'node', not {type!r:.60}")
         if self._static is None:
