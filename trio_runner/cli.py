@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 EXIT_CONFIG = 1
 EXIT_PROGRAM = 1
 EXIT_OUTPUT = 1
+EXIT_INTERRUPTED = 130
 _WIDTH = 110
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -56,7 +57,19 @@ def _let_go_of_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+class _Interruptible(click.Group):
+    """Ctrl-C ends every command in the same way, with the shells' code for it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+
+
 @click.group(
+    cls=_Interruptible,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _WIDTH},
     epilog="Without a command, trio-runner starts: n8n and its launcher call it so. "

@@ -269,7 +269,8 @@ def show(findings: list[Finding]) -> None:
 def next_steps(findings: list[Finding]) -> list[str]:
     """What to do after this report: remedies that stand in no finding, or the start."""
     bad = {finding.section for finding in findings if finding.mark == "bad"}
-    if "broker" in bad:
+    brokers = [finding.text for finding in findings if finding.section == "broker" and finding.mark == "bad"]
+    if not all("N8N_RUNNERS_" in text for text in brokers):  # those that say by themselves what to set need no more
         return [
             "have n8n running with N8N_RUNNERS_MODE=external and the same N8N_RUNNERS_AUTH_TOKEN",
             "set N8N_RUNNERS_TASK_BROKER_URI to its task broker: port 5679 of n8n, not its web server on 5678",

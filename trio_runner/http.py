@@ -33,6 +33,9 @@ MAX_CONNECTIONS = 128
 LONGEST_RETRY_AFTER = 300.0
 """Seconds that a server can make us wait at most: a clock that is wrong somewhere must not cost days."""
 _READ = 4096
+_UNKNOWN_AUTHORITY = (18, 19, 20, 21)
+_OTHER_HOST = (62, 64)
+"""OpenSSL's numbers for what is wrong with a certificate."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -294,8 +297,16 @@ def _reason(error: Exception, where: str) -> str:
     """A connect error in words. The reason stands in the cause: trio collects one error per address in a group."""
     cause = error.__cause__
     if isinstance(cause, ssl.SSLError):
-        detail = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause.reason
-        return f"{where}: TLS failed: {detail or cause}. n8n's broker itself has no TLS; a proxy in front may"
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            wrong = cause.verify_message.rstrip(".")
+            if cause.verify_code in _UNKNOWN_AUTHORITY:
+                return f"{where}: TLS failed: {wrong}. N8N_RUNNERS_TASK_BROKER_CA can name the authority to trust"
+            if cause.verify_code in _OTHER_HOST:
+                return (
+                    f"{where}: TLS failed: {wrong}. N8N_RUNNERS_TASK_BROKER_URI must name what the certificate is for"
+                )
+            return f"{where}: TLS failed: {wrong}"
+        return f"{where}: TLS failed: {cause.reason or cause}. n8n's broker itself has no TLS; a proxy in front may"
     if isinstance(error, UnicodeError):
         return f"{where}: that is no host name"
     causes = cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause or error,)

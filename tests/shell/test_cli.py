@@ -624,6 +624,18 @@ def test_check_of_something_monstrous_is_a_finding_and_no_traceback(source: str)
     assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
+# doctor
+
+
+def test_ctrl_c_ends_every_command_with_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trio_runner.doctor.examine", interrupted)
+    result = invoke("doctor")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "Interrupted\n")
+
+
 # completion
 
 

@@ -122,3 +122,9 @@ def test_the_report_ends_with_what_to_do_next(
     findings = [Finding("runner", "trio-runner", "ok", "1"), Finding("sandbox", "uid", "note", "unavailable")]
     doctor.show([*findings, *(Finding(section, "x", "bad", "broken") for section in broken)])
     assert f"\nNext: {step}\n" in capsys.readouterr().out
+
+
+def test_what_a_broker_s_line_says_is_not_followed_by_other_guesses() -> None:
+    refused = Finding("broker", "a", "bad", "refused. N8N_RUNNERS_AUTH_TOKEN must be the same")
+    assert doctor.next_steps([refused]) == ["mend what is broken, and ask again"]
+    assert len(doctor.next_steps([refused, Finding("broker", "b", "bad", "Connection refused")])) == 3

@@ -395,10 +395,10 @@ async def test_an_authority_of_one_s_own_is_trusted_and_a_name_is_verified_where
             broker = broker_at("n8n", port, secure=True)
             there = msgspec.structs.replace(broker, address="127.0.0.1")
             assert await post_json(there, "/", b"{}", tls=tls) == Response(200, b"{}")
-            with pytest.raises(BrokerUnreachableError, match="TLS failed: unable to get local issuer certificate"):
+            with pytest.raises(BrokerUnreachableError, match=r"issuer certificate\. N8N_RUNNERS_TASK_BROKER_CA can"):
                 await post_json(there, "/", b"{}")
             other = msgspec.structs.replace(there, host="another")
-            with pytest.raises(BrokerUnreachableError, match="certificate is not valid for 'another'"):
+            with pytest.raises(BrokerUnreachableError, match=r"for 'another'\. N8N_RUNNERS_TASK_BROKER_URI must"):
                 await post_json(other, "/", b"{}", tls=tls)
 
 
