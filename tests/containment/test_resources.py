@@ -42,6 +42,8 @@ EVERYTHING = {
 }
 SLACK = 0.25
 """Seconds by which a median may be worse than twice the quiet one: the machine has other things to do as well."""
+ATTEMPTS = 3
+"""How often a program is given the chance to leave the others alone: what it does to them it does each time."""
 
 FRAMES = channel.PRELUDE.strip()
 # name: (program, what it comes to: a result, or a part of the error)
@@ -200,8 +202,11 @@ async def check(bench: Bench, programs: dict[str, tuple[str, object]], figures: 
     quiet = await quiet_median(bench)
     figures("quiet", f"{quiet * 1000:.1f} ms")
     for name, (program, expected) in programs.items():
-        outcome, times = await beside(bench, program)
-        median = statistics.median(times) if times else 0.0
+        for _ in range(ATTEMPTS):
+            outcome, times = await beside(bench, program)
+            median = statistics.median(times) if times else 0.0
+            if median <= 2 * quiet + SLACK:
+                break
         figures(name, f"{median * 1000:.1f} ms, longest {max(times, default=0) * 1000:.0f} ms, of {len(times)}")
         if isinstance(expected, str):
             said = f"{outcome.get('error')}{outcome.get('result')}"
