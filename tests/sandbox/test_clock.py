@@ -171,6 +171,10 @@ def test_the_zone_is_changed() -> None:
 def test_it_is_read_from_text_and_numbers() -> None:
     assert AT.fromISO("2026-11-21T16:05:09.123+01:00").toMillis() == AT.toMillis()
     assert DateTime.fromISO("2026-11-21").toISO() == "2026-11-21T00:00:00.000Z"
+    assert AT.fromISO("2026-11-21").toISO() == "2026-11-21T00:00:00.000+01:00"
+    assert AT.fromISO("2026-07-21T10:00Z").toISO() == "2026-07-21T12:00:00.000+02:00"
+    assert AT.fromISO("2026-07-21T10:00-05:00", {"setZone": True}).toISO() == "2026-07-21T10:00:00.000-05:00"
+    assert AT.fromMillis(AT.toMillis()).toISO() == AT.toISO()
     assert DateTime.fromISO("2026-11-21", {"zone": "Europe/Berlin"}).offset == 60
     assert DateTime.fromMillis(AT.toMillis(), {"zone": "Europe/Berlin"}).toISO() == AT.toISO()
 

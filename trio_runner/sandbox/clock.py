@@ -36,6 +36,43 @@ def zone(name: str) -> tzinfo:
         raise ValueError(f"unknown time zone {name[:_MAX_NAME]!r}") from None
 
 
+class _FromZone:
+    """A function that makes a date, by the clock of the date that it is asked of (`_now` has the workflow's), else UTC.
+
+    In JavaScript ``DateTime.fromISO`` knows the zone of the workflow; Python has no class of that kind, only `_now`.
+    """
+
+    def __init__(self, function: Callable[..., DateTime]) -> None:
+        self._function = function
+
+    def __get__(self, moment: DateTime | None, _owner: type[DateTime]) -> Callable[..., DateTime]:
+        here = UTC if moment is None or moment.tzinfo is None else moment.tzinfo
+
+        def made(*args: Any, **options: Any) -> DateTime:
+            return self._function(here, *args, **options)
+
+        return made
+
+
+def _zone_of(options: dict[str, Any] | None, here: tzinfo) -> tzinfo:
+    name = (options or {}).get("zone")
+    return here if name is None else zone(name)
+
+
+def _from_iso(here: tzinfo, text: str, options: dict[str, Any] | None = None) -> DateTime:
+    """The moment that an ISO text names, by the clock of ``{"zone": …}`` or of here; ``{"setZone": True}``: its own."""
+    moment = datetime.fromisoformat(text)
+    there = _zone_of(options, here)
+    if moment.tzinfo is None:
+        return DateTime.of(moment.replace(tzinfo=there))
+    return DateTime.of(moment if (options or {}).get("setZone") else moment.astimezone(there))
+
+
+def _from_millis(here: tzinfo, millis: float, options: dict[str, Any] | None = None) -> DateTime:
+    """The moment this many milliseconds after 1970, by the clock of ``{"zone": …}`` or of here."""
+    return DateTime.of(datetime.fromtimestamp(millis / 1000, _zone_of(options, here)))
+
+
 class DateTime(datetime):
     """An aware datetime with the common methods of Luxon. ``str()`` is ISO 8601 with milliseconds, as in JavaScript.
 
@@ -52,16 +89,8 @@ class DateTime(datetime):
             moment.tzinfo, fold=moment.fold,
         )  # fmt: skip
 
-    @classmethod
-    def fromISO(cls, text: str, options: dict[str, Any] | None = None) -> DateTime:
-        """The moment that an ISO text names; without an offset in it, in ``{"zone": …}`` or UTC."""
-        moment = datetime.fromisoformat(text)
-        return cls.of(moment if moment.tzinfo else moment.replace(tzinfo=zone((options or {}).get("zone", "UTC"))))
-
-    @classmethod
-    def fromMillis(cls, millis: float, options: dict[str, Any] | None = None) -> DateTime:
-        """The moment this many milliseconds after 1970."""
-        return cls.of(datetime.fromtimestamp(millis / 1000, zone((options or {}).get("zone", "UTC"))))
+    fromISO = _FromZone(_from_iso)
+    fromMillis = _FromZone(_from_millis)
 
     def plus(self, duration: object = None, unit: str | None = None, **units: float) -> DateTime:
         """Later by ``days=1``, ``{"months": 2}``, ``(7, "days")``, milliseconds or a timedelta."""
