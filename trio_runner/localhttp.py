@@ -194,13 +194,12 @@ def _decoded(content: bytes, options: dict[str, Any], headers: Message) -> Raw:
 
 
 def _refused(error: urllib.error.HTTPError) -> HelperFailed:
-    body = error.read(65_536).decode("utf-8", "replace")
+    """As n8n tells of it: without the body of the answer."""
     return HelperFailed(
         f"Request failed with status code {error.code}",
         name="AxiosError",
         code="ERR_BAD_REQUEST" if error.code < 500 else "ERR_BAD_RESPONSE",
         status=error.code,
-        response={"status": error.code, "statusText": str(error.reason), "data": body},
     )
 
 

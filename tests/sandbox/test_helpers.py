@@ -307,3 +307,12 @@ def test_other_json_is_no_buffer(text: bytes) -> None:
 def test_a_buffer_may_be_written_with_spaces() -> None:
     assert buffers.decode(memoryview(b' { "type" : "Buffer", "data" : [ 1 , 2 ] } ')) == b"\x01\x02"
     assert buffers.decode(memoryview(b'{"type":"Buffer","data":[]}')) == b""
+
+
+def test_what_is_no_address_is_named_where_n8n_gives_no_reason() -> None:
+    n8n = FakeN8n(calls={"helpers.httpRequest": lambda _: ChannelError({})})
+    with pytest.raises(HelperError, match=r"n8n gave no reason: does 'example.com/x' begin with http:// or https://"):
+        result("return _helpers.http_request('example.com/x')", n8n)
+    for options in ("'http://a'", "base_url='https://a', url='/x'"):
+        with pytest.raises(HelperError, match=r"n8n gave no reason$"):
+            result(f"return _helpers.http_request({options})", n8n)

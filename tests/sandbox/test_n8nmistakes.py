@@ -65,6 +65,7 @@ def test_the_advice_is_what_to_write(source: str, words: str) -> None:
         ({"message": "getaddrinfo ENOTFOUND nowhere"}, "it must be able to reach the address"),
         ({"message": "timeout of 10ms exceeded"}, "timeout_seconds"),
         ({"message": "Invalid URL"}, "http:// or https://"),
+        ({"message": "Invalid URL: x"}, "http:// or https://"),
     ],
 )
 def test_a_request_that_failed_says_where_to_look(answer: dict[str, Any], words: str) -> None:
@@ -76,10 +77,10 @@ def test_a_refused_request_shows_what_the_server_said() -> None:
     def refused(data: Any) -> str:
         return said("return _helpers.http_request('http://a')", message="no", status=422, response={"data": data})
 
-    assert refused({"error": "no such id"}).startswith('The server said: {"error":"no such id"}\n')
-    assert refused("busy\n  now").startswith("The server said: busy now\n")
+    assert refused({"error": "no such id"}) == 'The server said: {"error":"no such id"} [TR447]'
+    assert refused("busy\n  now") == "The server said: busy now [TR447]"
     for nothing in (None, "", "<html><p>x"):
-        assert refused(nothing).startswith("To go on without an answer: try:")
+        assert refused(nothing).startswith("To read what the server said: ignore_http_status_errors=True")
     assert len(refused("x" * 10_000)) < 400
 
 

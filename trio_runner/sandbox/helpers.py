@@ -155,9 +155,20 @@ def _is_status(value: Any) -> bool:
 
 def _http(name: str) -> Callable[..., _Call]:
     def plan(*args: Any, **options: Any) -> _Call:
-        return _Call(name, values.encode([http_options(*args, **options)]), _http_result)
+        made = http_options(*args, **options)
+        return _Call(name, values.encode([made]), _http_result, _no_address(made))
 
     return plan
+
+
+def _no_address(options: dict[str, Any]) -> str:
+    """What to think of when n8n gives no reason: it gives none for what is no address."""
+    address = str(options.get("baseURL") or options.get("url") or options.get("uri"))
+    return (
+        ""
+        if address.startswith(("http://", "https://"))
+        else f": does '{address[:100]}' begin with http:// or https://?"
+    )
 
 
 def _http_result(body: memoryview) -> Any:

@@ -66,13 +66,17 @@ def missing_field(name: str, known: str, source: str) -> str:
 
 
 def refused_request(error: BaseException) -> str:
-    """For an answer with an error status: what the server said, which tells more than the status."""
+    """For an answer with an error status: what the server said, or how to read it. n8n keeps it to itself as a rule."""
     if type(error) is not HttpError:
         return ""
     said = " ".join(_text(error.body).split())
     said = "" if said.startswith("<") else tracebacks.clip(said, _LONGEST_ANSWER)  # a page tells nothing in a panel
-    told = f"The server said: {said}\n" if said else ""
-    return f"{told}To go on without an answer: try: … except _helpers.HttpError as error: … error.status_code"
+    if said:
+        return f"The server said: {said}"
+    return (
+        "To read what the server said: ignore_http_status_errors=True, full_response=True. To go on without it: "
+        "except _helpers.HttpError as error"
+    )
 
 
 def _text(body: Any) -> str:
