@@ -101,6 +101,76 @@ ALL_ITEMS = {
         "$jmespath({a: [{b: 1}, {b: 2}]}, 'a[?b > `1`]')",
         "_jmespath({'a': [{'b': 1}, {'b': 2}]}, 'a[?b > `1`]')",
     ),
+    "input of nothing": ("$input.all().filter(i => i.json.no)", "[i for i in _input.all() if i.json.get('no')]"),
+    "node of three": ("$('Source').all().length", "len(_('Source').all())"),
+    "node matching by itself": ("$('Middle').itemMatching(1).json", "_('Middle').itemMatching(1).json"),
+    "node item, far": ("$('Webhook').item.json.body", "_('Webhook').item.json.body"),
+    "node last run": ("$('Source').last(0, 0).json.n", "_('Source').last(0, 0).json.n"),
+    "node params, code": ("$('Source').params.jsCode", "_('Source').params.jsCode"),
+    "node table of the last": ("$node['Middle'].json.middle", "_node['Middle'].json.middle"),
+    "custom data before": (
+        "[$execution.customData.getAll(), $execution.customData.get('early')]",
+        "[_execution.customData.getAll(), _execution.customData.get('early')]",
+    ),
+    "environment": (
+        "(() => { try { return String($env.HOME) } catch (e) { return 'kept' } })()",
+        "refused(lambda: _env.HOME)",
+    ),
+    "date of the zone": ("DateTime.fromISO('2024-05-06').toISO()", "_now.fromISO('2024-05-06').toISO()"),
+    "date and time of the zone": (
+        "DateTime.fromISO('2024-05-06T07:08:09').toISO()",
+        "_now.fromISO('2024-05-06T07:08:09').toISO()",
+    ),
+    "date with an offset": (
+        "DateTime.fromISO('2024-05-06T07:08:09.5Z').toISO()",
+        "_now.fromISO('2024-05-06T07:08:09.5Z').toISO()",
+    ),
+    "date that keeps its offset": (
+        "DateTime.fromISO('2024-05-06T07:08:09+02:00', {setZone: true}).toISO()",
+        "_now.fromISO('2024-05-06T07:08:09+02:00', {'setZone': True}).toISO()",
+    ),
+    "date in another zone": (
+        "DateTime.fromISO('2024-05-06T07:08:09', {zone: 'Europe/Berlin'}).toISO()",
+        "_now.fromISO('2024-05-06T07:08:09', {'zone': 'Europe/Berlin'}).toISO()",
+    ),
+    "date of milliseconds": ("DateTime.fromMillis(1714979289123).toISO()", "_now.fromMillis(1714979289123).toISO()"),
+    "date moved over summer time": (
+        "DateTime.fromISO('2024-03-30T02:30', {zone: 'Europe/Berlin'}).plus({days: 1, hours: 1}).toISO()",
+        "_now.fromISO('2024-03-30T02:30', {'zone': 'Europe/Berlin'}).plus(days=1, hours=1).toISO()",
+    ),
+    "parts of a date": (
+        "(d => [d.quarter, d.weekNumber, d.weekYear, d.ordinal, d.daysInMonth, d.offset, d.zoneName])"
+        "(DateTime.fromISO('2024-12-30'))",
+        "(lambda d: [d.quarter, d.weekNumber, d.weekYear, d.ordinal, d.daysInMonth, d.offset, d.zoneName])"
+        "(_now.fromISO('2024-12-30'))",
+    ),
+    "starts and ends": (
+        "['year', 'quarter', 'month', 'week', 'day', 'hour'].map(u => (d => [d.startOf(u).toISO(), d.endOf(u).toISO()])"
+        "(DateTime.fromISO('2024-12-30T10:11:12')))",
+        "[[d.startOf(u).toISO(), d.endOf(u).toISO()] for d in [_now.fromISO('2024-12-30T10:11:12')] "
+        "for u in ['year', 'quarter', 'month', 'week', 'day', 'hour']]",
+    ),
+    "differences": (
+        "['years', 'months', 'weeks', 'days', 'hours'].map(u => DateTime.fromISO('2024-12-30T10:00')"
+        ".diff(DateTime.fromISO('2023-02-28'), u).toObject())",
+        "[_now.fromISO('2024-12-30T10:00').diff(_now.fromISO('2023-02-28'), u).toObject() "
+        "for u in ['years', 'months', 'weeks', 'days', 'hours']]",
+    ),
+    "other clocks": (
+        "(d => [d.setZone('Europe/Berlin').toISO(), d.toUTC().toISO(), d.toISODate(), d.toISOTime(), d.toMillis(), "
+        "d.toFormat('d.L.yy h:mm a, ccc, q, ooo, ZZZ')])(DateTime.fromISO('2024-05-06T17:08:09'))",
+        "(lambda d: [d.setZone('Europe/Berlin').toISO(), d.toUTC().toISO(), d.toISODate(), d.toISOTime(), "
+        "d.toMillis(), d.toFormat('d.L.yy h:mm a, ccc, q, ooo, ZZZ')])(_now.fromISO('2024-05-06T17:08:09'))",
+    ),
+    "the same day": (
+        "$now.hasSame($today, 'day') && !$now.hasSame($now.plus({days: 1}), 'day')",
+        "_now.hasSame(_today, 'day') and not _now.hasSame(_now.plus(days=1), 'day')",
+    ),
+    "dates in a result": ("[DateTime.fromISO('2024-05-06')]", "[_now.fromISO('2024-05-06')]"),
+    "jmespath of functions": (
+        "$jmespath($input.all(), 'max_by([].json, &n).name')",
+        "_jmespath(_input.all(), 'max_by([].json, &n).name')",
+    ),
     "static data": (
         "[$getWorkflowStaticData('global'), $getWorkflowStaticData('node')]",
         "[_getWorkflowStaticData('global'), _getWorkflowStaticData('node')]",
@@ -120,6 +190,18 @@ OUTPUTS = {
     "its condition": ("$input.params.conditions.combinator", "_input.params.conditions.combinator"),
 }
 EACH_ITEM = {
+    "other nodes": (
+        "[$('Source').first().json.n, $('Source').last().json.n, $('Source').all().length]",
+        "[_('Source').first().json.n, _('Source').last().json.n, len(_('Source').all())]",
+    ),
+    "node table": ("$node['Source'].json.n", "_node['Source'].json.n"),
+    "around": (
+        "[$runIndex, $prevNode.name, $workflow.name, $execution.id, $input.params.mode, $parameter.mode]",
+        "[_runIndex, _prevNode.name, _workflow.name, _execution.id, _input.params.mode, _parameter.mode]",
+    ),
+    "pair": ("$input.item.pairedItem", "_input.item.pairedItem"),
+    "today": ("$today.toISO()", "_today.toISO()"),
+    "jmespath": ("$jmespath($json, 'tags[0]')", "_jmespath(_json, 'tags[0]')"),
     "json": ("$json", "_json"),
     "json name": ("$json.name", "_json.name"),
     "item": ("$input.item.json.n", "_input.item.json.n"),
@@ -199,6 +281,7 @@ def in_javascript(pairs: dict[str, tuple[str, str]]) -> str:
 def in_python(pairs: dict[str, tuple[str, str]]) -> str:
     lines = ",\n".join(f"  ({json.dumps(name)}, lambda: {code})" for name, (_, code) in pairs.items())
     return (
+        "def refused(ask):\n    try:\n        return str(ask())\n    except PermissionError:\n        return 'kept'\n"
         f"asked = [\n{lines}\n]\nfound = {{}}\nfor name, ask in asked:\n"
         "  try:\n    found[name] = ask()\n  except Exception as e:\n    found[name] = f'error: {e}'\n"
         "return {'json': {'found': found}}"
@@ -279,7 +362,8 @@ def compare(execution: dict[str, Any]) -> None:
 def test_every_name_gives_what_javascript_gives_for_all_items(site: Site) -> None:
     ends = [javascript("Js", in_javascript(ALL_ITEMS)), python("Py", in_python(ALL_ITEMS))]
     never = node("Never", "noOp", 1)
-    compare(site.run(workflow("names-all", javascript("Source", SOURCE), MIDDLE, ends=ends, apart=[never])))
+    source = javascript("Source", "$execution.customData.set('early', 'bird');\n" + SOURCE)
+    compare(site.run(workflow("names-all", source, MIDDLE, ends=ends, apart=[never])))
 
 
 def test_every_name_gives_what_javascript_gives_for_each_item(site: Site) -> None:
@@ -308,6 +392,51 @@ global_data['runs'] = global_data.get('runs', 0) + 1
 own.setdefault('seen', []).append(_execution.id)
 return {'json': {'runs': global_data.runs, 'seen': len(own.seen)}}
 """
+
+
+LOOP = {
+    "run": ("$runIndex", "_runIndex"),
+    "input": ("$input.all().map(i => i.json.n)", "[i.json.n for i in _input.all()]"),
+    "matching": ("$('Source').item.json.name", "_('Source').item.json.name"),
+    "matching deeper": ("$('Webhook').item.json.body", "_('Webhook').item.json.body"),
+    "of the loop": ("$('Loop').first().json.n", "_('Loop').first().json.n"),
+    "of its first run": ("$('Loop').all(1, 0).map(i => i.json.n)", "[i.json.n for i in _('Loop').all(1, 0)]"),
+    "of its last run": ("$('Loop').all(1, -1).map(i => i.json.n)", "[i.json.n for i in _('Loop').all(1, -1)]"),
+    "context": (
+        "[$('Loop').context.noItemsLeft, $('Loop').context.currentRunIndex, $node['Loop'].context.noItemsLeft]",
+        "[_('Loop').context.noItemsLeft, _('Loop').context.currentRunIndex, _node['Loop'].context.noItemsLeft]",
+    ),
+    "before": (
+        "[$prevNode.name, $prevNode.outputIndex, $prevNode.runIndex]",
+        "[_prevNode.name, _prevNode.outputIndex, _prevNode.runIndex]",
+    ),
+}
+
+
+def test_in_a_loop_each_run_sees_what_javascript_sees(site: Site) -> None:
+    loop = node("Loop", "splitInBatches", 3, batchSize=2, options={})
+    js, py = javascript("Js", in_javascript(LOOP)), python("Py", in_python(LOOP))
+    js["position"] = [0, -500]  # what stands higher goes first: Py closes the loop
+    flow = workflow("names-loop", javascript("Source", SOURCE), loop, ends=[js, py])
+    bodies = flow["connections"]["Loop"]["main"][0]
+    flow["connections"]["Loop"]["main"] = [[], bodies]  # its first output is for the end
+    flow["connections"]["Py"] = {"main": [[{"node": "Loop", "type": "main", "index": 0}]]}
+    runs = site.run(flow)["result"]["runData"]
+    found = {
+        name: [[item["json"]["found"] for item in run["data"]["main"][0]] for run in runs[name]]
+        for name in ("Py", "Js")
+    }
+    assert found["Py"] == found["Js"]
+    assert len(found["Py"]) == 2
+
+
+def test_static_data_that_python_wrote_is_read_by_javascript(site: Site) -> None:
+    write = python("Write", "_getWorkflowStaticData('global').mark = {'by': 'Python', 'set': {2, 1}}\nreturn _items")
+    flow = workflow(
+        "names-static-read", write, ends=[javascript("Js", "return {json: $getWorkflowStaticData('global')}")]
+    )
+    site.run(flow)
+    assert items(site.run(flow), "Js")[0]["json"] == {"mark": {"by": "Python", "set": [1, 2]}}
 
 
 def test_static_data_lives_from_one_execution_to_the_next(site: Site) -> None:
@@ -350,6 +479,47 @@ REQUEST = {
         "await this.helpers.httpRequest({url: URL + '/missing', ignoreHttpStatusErrors: true})",
         "_helpers.http_request(url=URL + '/missing', ignoreHttpStatusErrors=True)",
     ),
+    "bytes": (
+        "await this.helpers.httpRequest({url: URL + '/json', encoding: 'arraybuffer'}).then(b => b.toString('base64'))",
+        "base64.b64encode(_helpers.http_request(URL + '/json', encoding='arraybuffer')).decode()",
+    ),
+    "text": (
+        "await this.helpers.httpRequest({url: URL + '/json', encoding: 'text'})",
+        "_helpers.http_request(URL + '/json', encoding='text')",
+    ),
+    "form": (
+        "await this.helpers.httpRequest({url: URL + '/echo', method: 'PUT', body: {a: 'x y', b: 1}, "
+        "headers: {'content-type': 'application/x-www-form-urlencoded'}})",
+        "_helpers.http_request(URL + '/echo', method='PUT', data={'a': 'x y', 'b': 1}, "
+        "headers={'content-type': 'application/x-www-form-urlencoded'})",
+    ),
+    "user": (
+        "await this.helpers.httpRequest({url: URL + '/who', auth: {username: 'ada', password: 'pw'}})",
+        "_helpers.http_request(URL + '/who', auth=('ada', 'pw'))",
+    ),
+    "base": (
+        "await this.helpers.httpRequest({baseURL: URL, url: '/json', qs: {a: true, b: null, c: ['x', 'y']}, "
+        "arrayFormat: 'repeat'})",
+        "_helpers.http_request(base_url=URL, url='/json', params={'a': True, 'b': None, 'c': ['x', 'y']}, "
+        "array_format='repeat')",
+    ),
+    "what a failure says": (
+        "await this.helpers.httpRequest({url: URL + '/missing'})"
+        ".catch(e => [e.message, e.response && e.response.data || null])",
+        "said(lambda: _helpers.http_request(URL + '/missing'), True)",
+    ),
+    "nobody there": (
+        "await this.helpers.httpRequest({url: 'http://127.0.0.1:9/'}).catch(e => [e.message])",
+        "said(lambda: _helpers.http_request('http://127.0.0.1:9/'))",
+    ),
+    "too slow": (
+        "await this.helpers.httpRequest({url: URL + '/slow', timeout: 50}).catch(e => [e.message])",
+        "said(lambda: _helpers.http_request(URL + '/slow', timeout=50))",
+    ),
+    "older": (
+        "await this.helpers.request({uri: URL + '/echo', method: 'POST', body: {a: 1}, json: true})",
+        "_helpers.request(uri=URL + '/echo', method='POST', body={'a': 1}, json=True)",
+    ),
     "failed": (
         "await this.helpers.httpRequest({url: URL + '/missing'}).catch(e => true)",
         "failed(lambda: _helpers.http_request(url=URL + '/missing'))",
@@ -357,12 +527,18 @@ REQUEST = {
 }
 
 
+HANGUP = threading.Event()
+"""Set when nobody waits for a slow answer any more."""
+
+
 class _Echo(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         length = int(self.headers.get("content-length") or 0)
         body = self.rfile.read(length).decode()
+        if self.path == "/slow":
+            HANGUP.wait(5)
         status = 404 if self.path.startswith("/missing") else 200
-        answer = {"method": self.command, "path": self.path, "body": body}
+        answer = {"method": self.command, "path": self.path, "body": body, "user": self.headers.get("authorization")}
         data = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -370,7 +546,7 @@ class _Echo(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_POST = do_GET  # noqa: N815 - the standard library's name
+    do_POST = do_PUT = do_GET  # noqa: N815 - the standard library's names
 
     def log_message(self, *_args: object) -> None:
         """Not on standard error."""
@@ -382,6 +558,7 @@ def echo() -> Iterator[str]:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
+        HANGUP.set()
         server.shutdown()
         thread.join()
 
@@ -390,7 +567,14 @@ def test_requests_through_n8n_answer_as_they_do_in_javascript(site: Site, echo: 
     asked = ", ".join(f"{json.dumps(name)}: {code}" for name, (code, _) in REQUEST.items())
     js = f"const URL = '{echo}';\nreturn {{json: {{found: {{{asked}}}}}}};"
     asked = ", ".join(f"{json.dumps(name)}: {code}" for name, (_, code) in REQUEST.items())
-    py = f"""URL = '{echo}'
+    py = f"""import base64
+URL = '{echo}'
+def said(ask, body=False):
+    try:
+        ask()
+    except _helpers.HelperError as error:
+        text = str(error).removeprefix('httpRequest: ')
+        return [text, error.body] if body else [text]
 def failed(ask):
     try:
         ask()
@@ -417,6 +601,68 @@ BACK = """
 const made = await this.helpers.getBinaryDataBuffer(0, 'back');
 return {json: {size: made.length, tail: made.subarray(-16).reverse().toString('base64')}};
 """
+
+
+FILES = {
+    "content": (
+        "(await this.helpers.getBinaryDataBuffer(0, 'file')).toString('base64')",
+        "base64.b64encode(_helpers.get_binary_data(_input.first(), 'file')).decode()",
+    ),
+    "content of nothing": (
+        "await this.helpers.getBinaryDataBuffer(0, 'nothing').then(() => 'read', () => 'refused')",
+        "refused(lambda: _helpers.get_binary_data(0, 'nothing'))",
+    ),
+    "as text": (
+        "await this.helpers.binaryToString(await this.helpers.getBinaryDataBuffer(0, 'file'), 'latin1')",
+        "_helpers.binary_to_string(_helpers.get_binary_data(0, 'file'), 'latin1')",
+    ),
+    "made": (
+        "await this.helpers.prepareBinaryData(Buffer.from('a,b'), 'a.csv', 'text/csv').then(known)",
+        "known(_helpers.prepare_binary_data(b'a,b', 'a.csv', 'text/csv'))",
+    ),
+    "made without a type": (
+        "await this.helpers.prepareBinaryData(Buffer.from('{}'), 'a.json').then(known)",
+        "known(_helpers.prepare_binary_data('{}', 'a.json'))",
+    ),
+    "made without a name": (
+        "await this.helpers.prepareBinaryData(Buffer.from('x')).then(known)",
+        "known(_helpers.prepare_binary_data(b'x'))",
+    ),
+    "made anew": (
+        "await this.helpers.prepareBinaryData(Buffer.from('x'), 'a.txt', 'text/plain')"
+        ".then(f => this.helpers.setBinaryDataBuffer(f, Buffer.from('longer'))).then(known)",
+        "known(_helpers.set_binary_data(_helpers.prepare_binary_data(b'x', 'a.txt', 'text/plain'), b'longer'))",
+    ),
+    "described": ("known($input.first().binary.file)", "known(_helpers.assert_binary_data(0, 'file'))"),
+    "of the input": ("Object.keys($input.first().binary)", "list(_input.first().binary)"),
+    "of the first": ("known($binary.file)", "known(_binary.file)"),
+    "of another node": ("known($('Webhook').first().binary.file)", "known(_('Webhook').first().binary.file)"),
+    "of the table": ("known($node['Webhook'].binary.file)", "known(_node['Webhook'].binary.file)"),
+}
+KNOWN = ["fileName", "mimeType", "fileExtension", "fileType", "fileSize", "bytes"]
+"""What is told of a file: all but where it is kept."""
+
+
+def test_files_are_what_they_are_in_javascript(site: Site) -> None:
+    asked = ", ".join(f"{json.dumps(name)}: {code}" for name, (code, _) in FILES.items())
+    js = (
+        f"const known = file => {json.dumps(KNOWN)}.map(name => file[name] === undefined ? null : file[name]);\n"
+        f"return {{json: {{found: {{{asked}}}}}}};"
+    )
+    asked = ", ".join(f"{json.dumps(name)}: {code}" for name, (_, code) in FILES.items())
+    py = f"""import base64
+def known(file):
+    return [file.get(name) for name in {KNOWN}]
+def refused(ask):
+    try:
+        ask()
+    except _helpers.HelperError:
+        return 'refused'
+    return 'read'
+return {{'json': {{'found': {{{asked}}}}}}}"""
+    flow = workflow("names-files", ends=[javascript("Js", js), python("Py", py)])
+    flow["nodes"][0]["parameters"]["options"] = {"binaryPropertyName": "file"}
+    compare(site.run(flow, body="Gr\u00fc\u00dfe".encode(), content_type="application/octet-stream"))
 
 
 @pytest.mark.parametrize("size", [1000, 5_000_000, pytest.param(50_000_000, marks=pytest.mark.long)])
