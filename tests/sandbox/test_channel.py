@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,7 +75,8 @@ class Echo:
 
     def _say(self, number: int, status: int, body: bytes | memoryview) -> None:
         self._out -= 1
-        self.ours.sendall(b"".join((frames.answer_head(number, status, len(body)), body)))
+        with suppress(BrokenPipeError):  # who asked did not wait for it, and the test is over
+            self.ours.sendall(b"".join((frames.answer_head(number, status, len(body)), body)))
 
     def let_go(self) -> None:
         """Answers what was held back."""
@@ -327,6 +328,58 @@ def test_a_signal_handler_cannot_call_while_its_thread_reads_and_the_call_under_
             echo.when_held = lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
             assert echo.channel.call("never", b"[]") == 0
         assert echo.channel.call("x", b"[2]") == [2]
+
+
+@pytest.mark.timeout(3 * LIMIT)
+def test_a_signal_handler_may_end_a_call_that_waits_and_the_next_ones_are_answered() -> None:
+    def handler() -> None:
+        raise TimeoutError
+
+    def when_it_waits() -> None:
+        while echo.channel._reading.acquire(blocking=False):
+            echo.channel._reading.release()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    with echoing() as echo, signalled(handler):
+        echo.when_held = when_it_waits
+        for number in range(3):
+            with pytest.raises(TimeoutError):
+                echo.channel.call("never", b"[]")
+            assert echo.channel.call("x", b"[%d]" % number) == [number]
+
+
+def test_nobody_waits_for_what_was_lost_when_an_answer_was_read_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[str] = []
+
+    def lost(_: bytes) -> Iterator[tuple[int, bytes | memoryview]]:
+        monkeypatch.undo()
+        raise MemoryError
+
+    def work(channel: Channel) -> None:
+        try:
+            channel.call("x", b"[1]")
+        except (MemoryError, ChannelError) as error:
+            raised.append(str(error))
+
+    with echoing() as echo:
+        monkeypatch.setattr(echo.channel._parser, "feed", lost)
+        in_threads(3, lambda: work(echo.channel))
+        raised.sort()
+        assert raised == ["", raised[1], raised[1]]
+        assert "in the middle of an earlier" in raised[1]
+
+
+def test_nothing_is_asked_any_more_when_a_call_was_sent_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(*_: object) -> bool:
+        raise TimeoutError
+
+    with echoing() as echo:
+        monkeypatch.setattr(echo.channel, "_send", cut_off)
+        with pytest.raises(TimeoutError):
+            echo.channel.call("x", b"[1]")
+        monkeypatch.undo()
+        with pytest.raises(ChannelError, match="in the middle of an earlier"):
+            echo.channel.call("x", b"[1]")
 
 
 def test_a_finalizer_that_calls_in_the_middle_of_an_answer_gets_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

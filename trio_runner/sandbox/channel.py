@@ -30,6 +30,7 @@ _RECEIVE: Final = 65_536
 _MAX_ANSWER: Final = 2**32 - 1  # the runner is trusted
 _FIRST_WINDOW: Final = 4
 _UNSENT: Final = -1
+_BROKEN: Final = -2
 _INSIDE: Final = "A signal handler or a finalizer asks in the middle of another call or print of its thread"
 _LARGE: Final = 1_048_576
 _AT_ONCE: Final = 134_217_728
@@ -86,6 +87,7 @@ class Channel:
         self._queue: deque[_Call] = deque()
         self._waiting: dict[_Call, None] = {}
         self._window = _FIRST_WINDOW
+        self._broken = False
 
     def request(self, params: dict[str, object]) -> Any:
         """Asks for data of the workflow and returns it. Blocks. Raises `ChannelError`."""
@@ -151,9 +153,14 @@ class Channel:
             call = self._queue.popleft()
             payload, call.payload = call.payload, b""
             self._out[call.number] = call
-            if not self._send(frames.CALL, payload):
+            try:
+                sent = not self._broken and self._send(frames.CALL, payload)
+            except BaseException:
+                self._break_off()
+                raise
+            if not sent:
                 del self._out[call.number]
-                call.answer = _UNSENT, memoryview(b"")
+                call.answer = _BROKEN if self._broken else _UNSENT, memoryview(b"")
                 call.waits.wake()
 
     # Reading: whoever waits first reads for all; when it leaves, the others are woken, and one of them goes on.
@@ -206,14 +213,26 @@ class Channel:
                 call.waits.wake()
 
     def _read(self, flags: int = 0) -> None:
-        """Takes what one read brings."""
+        """Takes what one read brings, and waits for it unless told otherwise."""
+        if not flags:
+            with suppress(ConnectionResetError):  # comes again
+                self._sock.recv(1, _socket.MSG_PEEK)  # takes nothing yet: what a signal handler raises here, it may
+        whole = False
+        try:
+            self._take_some()
+            whole = True
+        finally:
+            if not whole:
+                self._break_off()
+
+    def _take_some(self) -> None:
         room = self._parser.room
         try:
             if room is None:
-                data = self._sock.recv(_RECEIVE, flags)
+                data = self._sock.recv(_RECEIVE, _socket.MSG_DONTWAIT)
                 complete = self._parser.feed(data) if data else None
             else:
-                count = self._sock.recv_into(room, 0, flags)
+                count = self._sock.recv_into(room, 0, _socket.MSG_DONTWAIT)
                 complete = self._parser.fill(count) if count else None
         except BlockingIOError:
             return
@@ -223,6 +242,20 @@ class Channel:
             os._exit(0)  # the runner is gone: nobody is interested any more
         for _, payload in complete:
             self._take(*frames.split_answer(payload))
+
+    def _break_off(self) -> None:
+        """What was read or sent is not whole: a signal handler raised an exception, or there was no memory.
+
+        What comes next would be taken for something else, so nothing is asked any more.
+        """
+        with self._state:
+            self._broken = True
+            self._out.clear()
+            self._queue.clear()
+            for call in list(self._waiting):
+                if call.answer is None:
+                    call.answer = _BROKEN, memoryview(b"")
+                    call.waits.wake()
 
     def _take(self, number: int, status: int, body: memoryview) -> None:
         with self._state:
@@ -242,6 +275,10 @@ def _result(call: _Call, decode: Decode) -> Any:
     call.answer = None  # a large one is not held while it is decoded by somebody who is done with it
     if status == _UNSENT:
         raise ChannelError("The task is over, or in the middle of another call: nothing can be asked now")
+    if status == _BROKEN:
+        raise ChannelError(
+            "An exception came in the middle of an earlier answer or call: nothing can be asked any more"
+        )
     if status != frames.SUCCESS:
         raise ChannelError(frames.parse(body) if len(body) else None)
     return decode(body) if len(body) else None
