@@ -100,6 +100,11 @@ def test_a_secret_is_named_only_when_the_source_names_it(name: str) -> None:
         "return _query.city",
         "return _query.city.name.upper()",
         "del _json.password\nreturn _json",
+        # fields that are called like methods of texts, dates, matches
+        "return [_json.title, _json['a'].upper()]",
+        "row = _input.first()['json']\nreturn row.date",
+        "_json.count = 1\nreturn _json",
+        "return _query.start",
     ],
 )
 def test_reading_fields_with_dots_is_seen(source: str) -> None:
@@ -124,6 +129,7 @@ def test_reading_fields_with_dots_is_seen(source: str) -> None:
         "return _now.plus(days=1).toISO()",
         "return [response.json() for response in _items]",
         "return _query.strip().lower()",
+        "return [_json.get, _json.items(), list(map(str.title, _json))]",
     ],
 )
 def test_without_dots_items_stay_as_they_are(source: str) -> None:

@@ -478,6 +478,21 @@ def codes_of_threads() -> list[CodeType]:
     return codes
 
 
+def test_fields_that_are_called_like_methods_of_other_types_are_read_with_dots() -> None:
+    fields = {
+        "title": "a",
+        "start": 1,
+        "end": 2,
+        "date": "2024-05-06",
+        "count": 3,
+        "index": 4,
+        "year": 5,
+        "format": "x",
+    }
+    for name, value in fields.items():
+        assert result(f"return _json.{name}", shop(), items(fields)) == value
+
+
 def test_static_data_is_emptied() -> None:
     n8n = FakeN8n(workflow__staticData={"global": {"count": 1}})
     source = "del _getWorkflowStaticData('global').count\nreturn []"

@@ -40,12 +40,11 @@ _LIST_EXTRAS: Final = frozenset({"to_py", "length", "push"})
 _ANSWERING: Final = frozenset("_execution _workflow _prevNode _helpers _now _today _vars _env _parameter".split())
 """Names whose values answer to dots anyway: a chain that starts with them says nothing about items."""
 _OF_NODES: Final = frozenset("all first last item params context itemMatching item_matching isExecuted".split())
-_METHODS: Final = frozenset(
-    name
-    for kind in (dict, list, str, bytes, tuple, set, int, float, datetime.datetime, datetime.timedelta, re.Match)
-    for name in dir(kind)
-)
-"""What values have without us. An attribute of another name may be meant as a field."""
+_KINDS: Final = (dict, list, str, bytes, tuple, set, int, float, datetime.datetime, datetime.timedelta, re.Match)
+_METHODS: Final = frozenset(name for kind in _KINDS for name in dir(kind))
+"""What values have without us. An attribute of another name, or one that is not called, may be meant as a field."""
+_OF_DICTS: Final = frozenset(dir(dict))
+_TYPES: Final = frozenset(kind.__name__ for kind in _KINDS)
 _BY_TEXT: Final = frozenset("getattr hasattr attrgetter methodcaller eval exec".split())
 """Functions that read attributes whose names are data."""
 _WHOLE_SCOPE: Final = frozenset("locals vars eval exec".split())
@@ -164,7 +163,10 @@ class _Reading:
         if name in _LIST_EXTRAS and root not in self.imported:
             self.marks |= {DOTS, LISTS}
             return
-        if name in _METHODS or root in self.imported or root in _ANSWERING:
+        if root in self.imported or root in _ANSWERING:
+            return
+        # `text.title()` is a method, `_json.title` may be a field; fields of a dict's own method names have no dots
+        if name in _METHODS and (node in self._called or name in _OF_DICTS or root in _TYPES):
             return
         if name in _OF_NODES and _is_node(holder):
             return
