@@ -9,6 +9,7 @@ from __future__ import annotations
 import mimetypes
 import sys
 from base64 import b64encode
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -43,7 +44,7 @@ def read_source(file: Path) -> str:
 
 def read_json(source: str, option: str) -> Any:
     """The value of a JSON file; JSON Lines are a list of their values."""
-    data = read_bytes(source, option)
+    data = read_bytes(source, option).removeprefix(BOM_UTF8)
     try:
         return msgspec.json.decode(data)
     except msgspec.DecodeError as error:

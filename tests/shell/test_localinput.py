@@ -33,6 +33,7 @@ def written(path: Path, content: Any) -> str:
         ({"a": 1}, [{"json": {"a": 1}}]),
         ({"json": 5}, [{"json": {"json": 5}}]),
         ('{"a": 1}\n{"json": {"b": 2}}\n\n', [{"json": {"a": 1}}, {"json": {"b": 2}}]),
+        ('\ufeff[{"a": 1}]', [{"json": {"a": 1}}]),  # as Windows writes it
         ([], []),
     ],
 )
