@@ -479,16 +479,7 @@ def codes_of_threads() -> list[CodeType]:
 
 
 def test_fields_that_are_called_like_methods_of_other_types_are_read_with_dots() -> None:
-    fields = {
-        "title": "a",
-        "start": 1,
-        "end": 2,
-        "date": "2024-05-06",
-        "count": 3,
-        "index": 4,
-        "year": 5,
-        "format": "x",
-    }
+    fields = {"title": "a", "start": 1, "end": 2, "date": "2024-05-06", "count": 3, "index": 4, "year": 5}
     for name, value in fields.items():
         assert result(f"return _json.{name}", shop(), items(fields)) == value
 
