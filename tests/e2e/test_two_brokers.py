@@ -66,7 +66,7 @@ class Load:
     def __init__(self, n8n: N8n, callers: int) -> None:
         self._n8n = n8n
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._call) for _ in range(callers)]
+        self._threads = [threading.Thread(target=self._call, daemon=True) for _ in range(callers)]
         self.answers: list[Answer] = []
 
     def __enter__(self) -> Load:

@@ -117,7 +117,7 @@ def converse(
         except OSError:
             pass
 
-    sender = threading.Thread(target=send)
+    sender = threading.Thread(target=send, daemon=True)
     sender.start()
     with ours:
         ours.settimeout(30)
@@ -439,7 +439,10 @@ def test_frames_of_several_threads_leave_one_after_the_other() -> None:
     prepared = Prepared(OPEN, 100)
     prepared.attach(theirs)
     ours.settimeout(10)
-    threads = [threading.Thread(target=prepared.send, args=(frames.RESULT, bytes([n]) * 500_000)) for n in range(4)]
+    threads = [
+        threading.Thread(target=prepared.send, args=(frames.RESULT, bytes([n]) * 500_000), daemon=True)
+        for n in range(4)
+    ]
     for thread in threads:
         thread.start()
     parser = frames.FrameParser({frames.RESULT: 500_000})

@@ -160,7 +160,7 @@ def read_all(data: bytes, where: list[int]) -> list[Frame | None]:
             for piece in cut(data, where):
                 theirs.sendall(piece)
 
-    writer = threading.Thread(target=write)
+    writer = threading.Thread(target=write, daemon=True)
     writer.start()
     with ours:
         reader = FrameReader(ours)
@@ -193,7 +193,7 @@ def test_a_runner_that_hangs_up_in_the_middle_of_a_frame_is_the_end(data: bytes)
 @pytest.mark.parametrize("size", [0, 100, 65_535, 65_536, 500_000])
 def test_what_send_writes_the_parser_reads(size: int) -> None:
     ours, theirs = socket.socketpair()
-    writer = threading.Thread(target=frames.send, args=(theirs, frames.RESULT, b"x" * size))
+    writer = threading.Thread(target=frames.send, args=(theirs, frames.RESULT, b"x" * size), daemon=True)
     writer.start()
     parser = FrameParser({frames.RESULT: size})
     found: list[Frame] = []

@@ -494,7 +494,7 @@ def test_prints_of_many_threads_are_all_there_and_whole(recorder: Recorder) -> N
         for _ in range(10):
             recorder.print(number, "x" * 100)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(9)]
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(9)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -514,7 +514,7 @@ def test_records_are_handed_on_one_at_a_time() -> None:
         under_way.pop()
 
     printer = Printer(emit)
-    threads = [threading.Thread(target=lambda: [printer.print(n) for n in range(30)]) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: [printer.print(n) for n in range(30)], daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
