@@ -25,6 +25,8 @@ from trio_runner import __version__
 from trio_runner.localhelpers import HelperFailed, buffer
 
 _TIMEOUT: Final = 300.0
+_LONGEST: Final = 86_400.0
+"""Seconds. Beyond what the system can count a socket raises something that nobody expects of it."""
 _MAX_BODY: Final = 1 << 30
 _JSON: Final = "application/json"
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -45,7 +47,7 @@ def request(options: dict[str, Any] | str) -> Raw:
     asked = urllib.request.Request(  # noqa: S310 - the opener below has no handler for other schemes
         address, data=body, headers=headers, method=str(options.get("method") or "GET").upper()
     )
-    timeout = float(options.get("timeout") or _TIMEOUT * 1000) / 1000
+    timeout = min(float(options.get("timeout") or _TIMEOUT * 1000) / 1000, _LONGEST)
     try:
         with _opener(options).open(asked, timeout=timeout) as response:
             return _answer(options, response)

@@ -214,6 +214,7 @@ async def test_large_buffers_are_whole() -> None:
         ("binaryToString", ("x", "klingon")),
         ("httpRequest", ()),
         ("httpRequest", (7,)),
+        ("httpRequest", ({"url": "http://127.0.0.1:9/", "timeout": 1e300},)),
         ("nothing", ()),
     ],
 )
