@@ -484,6 +484,12 @@ def test_fields_that_are_called_like_methods_of_other_types_are_read_with_dots()
         assert result(f"return _json.{name}", shop(), items(fields)) == value
 
 
+def test_lists_of_static_data_can_be_pushed_to_as_in_the_earlier_node() -> None:
+    n8n = FakeN8n(workflow__staticData={"global": {"seen": [1]}})
+    found = outcome("seen = _getWorkflowStaticData('global').seen\nseen.push(2)\nreturn {'n': seen.length}", n8n)
+    assert (found.result, found.metadata) == ({"n": 2}, {"staticData": {"global": {"seen": [1, 2]}}})
+
+
 def test_static_data_is_emptied() -> None:
     n8n = FakeN8n(workflow__staticData={"global": {"count": 1}})
     source = "del _getWorkflowStaticData('global').count\nreturn []"

@@ -312,7 +312,7 @@ class Workflow:
                     before = before if isinstance(before, dict) else {}
                     self._static_before = values.encode(before)
                     self._static_known = frozenset(before)
-                    self._static = dotted(before)
+                    self._static = (dotted_lists if LISTS in self._uses else dotted)(before)
         key = "global" if type == "global" else f"node:{self._data.here}"
         return self._static.setdefault(key, AttrDict())
 
