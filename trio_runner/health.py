@@ -59,7 +59,10 @@ async def _metrics() -> ModuleType:
     loaded = sys.modules.get(_METRICS)
     if loaded is not None and hasattr(loaded, "render"):  # else another scrape is loading it just now
         return loaded
-    return await trio.to_thread.run_sync(importlib.import_module, _METRICS)
+    try:
+        return await trio.to_thread.run_sync(importlib.import_module, _METRICS)
+    except RuntimeError:  # no thread can be started any more: just then the numbers are wanted
+        return importlib.import_module(_METRICS)
 
 
 async def serve_health(

@@ -6,6 +6,7 @@ and kills it and whatever it started when the lease ends. Must not know tasks or
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import random
@@ -49,6 +50,9 @@ EXIT_LIMIT = 5.0
 """Seconds to wait for the exit status of a child that has hung up."""
 _HEALTHY_AFTER = 30.0
 
+_SILENCE: Final = 10.0
+"""Seconds between two lines about workers that cannot be made; the metric counts all of them."""
+_NO_PROCESS: Final = "no more processes are allowed (ulimit -u, or the container's limit of pids)"
 _THREADS_OFF: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """Native libraries must not start threads before a fork (sandbox.md, pitfall 8)."""
 
@@ -149,7 +153,7 @@ class Pool:
         self._requested_at = math.inf
         self._waiting = 0
         self._idle_deaths = 0
-        self._fork_failures, self._fork_again_at = 0, -math.inf
+        self._fork_failures, self._fork_again_at, self._tell_again_at = 0, -math.inf, -math.inf
         self._barren = False
         self._top_up_at = self._ping_at = self._pinged_at = math.inf
         self._patience = trio.CancelScope()
@@ -358,7 +362,7 @@ class Pool:
                 await trio.sleep(_growing(0.01, self._idle_deaths))
                 self._refill()
             elif kind == records.FORK_FAILED:
-                self._not_forked(os.strerror(status))
+                self._not_forked(_NO_PROCESS if status == errno.EAGAIN else os.strerror(status))
 
     def _not_forked(self, reason: str) -> None:
         """Tries again after waits that grow, and lets no more tasks come when no worker is left for them."""
@@ -366,7 +370,9 @@ class Pool:
         self._counters.fork_failures += 1
         if self._requested:
             return  # the others that were asked for at the same time have the same trouble
-        log.error("There is one worker less: %s", reason)
+        if trio.current_time() >= self._tell_again_at:  # a shortage lasts, and some are made in between
+            self._tell_again_at = trio.current_time() + _SILENCE
+            log.error("There is one worker less: %s", reason)
         self._fork_failures += 1
         self._fork_again_at = self._top_up_at = trio.current_time() + _growing(0.1, self._fork_failures)
         if not self._idle and not self._barren:

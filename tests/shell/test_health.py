@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -130,6 +131,21 @@ async def test_readyz_is_200_or_503_with_the_whole_state_as_json(ready: bool, st
             "tasks": 0,
             "sandbox": {"seccomp": "active"},
         }
+
+
+async def test_metrics_can_be_had_where_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch, jump_clock: MockClock
+) -> None:
+    async def no_thread(*_: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.delitem(sys.modules, "trio_runner.metrics")
+    monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
+    async with serving() as port:
+        status, body = await get(port, "/metrics")
+    assert status == 200
+    assert b"\ntrio_runner_ready 1.0\n" in body
 
 
 async def test_metrics_show_the_same_state(jump_clock: MockClock) -> None:
