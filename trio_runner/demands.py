@@ -5,11 +5,19 @@ Owns the verdict on a zygote's report and the lines of the log about it. Must no
 
 from __future__ import annotations
 
+import os
+
 from trio_runner.errors import SandboxError
 from trio_runner.log import get_logger
 from trio_runner.sandbox import records
+from trio_runner.sandbox.policy import Confinement
 
 log = get_logger("demands")
+
+
+def absent(confinement: Confinement) -> list[str]:
+    """What tasks were to read or write and is not there. It would be granted silently, and refused to every task."""
+    return [path for path in (*confinement.read, *confinement.write) if not os.path.exists(path)]  # noqa: PTH110 - a text
 
 
 def check_layers(report: records.Report, setup: records.Setup) -> None:
@@ -26,6 +34,8 @@ def check_layers(report: records.Report, setup: records.Setup) -> None:
     for layer in report.layers:
         if layer.status == records.UNAVAILABLE:
             log.log(level, "Sandbox layer %s is unavailable: %s", layer.name, layer.detail)
+    for path in absent(setup.confinement) if setup.path is None else ():
+        log.warning("%s does not exist, so no task can use it (N8N_RUNNERS_SANDBOX_READ or _WRITE)", path)
     for name in setup.confinement.require:
         if status[name].status != records.ACTIVE:
             raise SandboxError(

@@ -31,6 +31,7 @@ from trio_runner.config import (
     without_secrets,
 )
 from trio_runner.counters import Counters
+from trio_runner.demands import absent
 from trio_runner.errors import RunnerError, StartError
 from trio_runner.executor import Executor
 from trio_runner.http import trust
@@ -208,6 +209,9 @@ def _layers(config: Config, pool: Pool, took: float) -> list[Finding]:
             mark = "bad"
         detail = f": {layer.detail}" if layer.detail else ""
         findings.append(Finding("sandbox", layer.name, mark, f"{layer.status}{detail}"))
+    for path in absent(config.confinement):
+        why = f"{path} does not exist, so no task can use it (N8N_RUNNERS_SANDBOX_READ or _WRITE)"
+        findings.append(Finding("sandbox", "path", "note", why))
     return findings
 
 

@@ -40,6 +40,7 @@ def test_settings_imports_layers_and_an_absent_broker_are_reported_and_no_secret
             "N8N_RUNNERS_STDLIB_ALLOW": "json",
             "N8N_RUNNERS_EXTERNAL_ALLOW": "no_such_package",
             "N8N_RUNNERS_TIMOUT": "3",
+            "N8N_RUNNERS_SANDBOX_READ": "/not/there",
         }
     )
     assert find(findings, "settings", "N8N_RUNNERS_AUTH_TOKEN").text == "***"
@@ -51,6 +52,7 @@ def test_settings_imports_layers_and_an_absent_broker_are_reported_and_no_secret
     assert (broker.mark, broker.text) == ("bad", "Connection refused")
     assert find(findings, "sandbox", "mode").text.startswith("strict")
     assert find(findings, "sandbox", "session").text == "active"
+    assert find(findings, "sandbox", "path").text.startswith("/not/there does not exist")
     doctor.show(findings)
     shown = capsys.readouterr().out
     assert TOKEN not in shown

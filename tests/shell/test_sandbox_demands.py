@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.shell.shell_kit import our_records
 from trio_runner.demands import check_layers
 from trio_runner.errors import SandboxError
 from trio_runner.sandbox.policy import Confinement, Policy
@@ -29,6 +30,13 @@ def test_a_required_layer_that_is_missing_ends_the_start_with_its_name_and_reaso
     with pytest.raises(SandboxError, match=r"landlock-files is required .* unavailable: not on this kernel"):
         check_layers(report("landlock-files"), setup(mode="strict", require=("landlock-files",)))
     assert SandboxError.exit_code == 6
+
+
+def test_a_path_for_tasks_that_is_not_there_is_named() -> None:
+    with our_records() as records:
+        check_layers(report(), setup(mode="strict", read=("/", "/not/there"), write=("/nor/this",)))
+    told = "does not exist, so no task can use it (N8N_RUNNERS_SANDBOX_READ or _WRITE)"
+    assert records.having("exist") == [f"/not/there {told}", f"/nor/this {told}"]
 
 
 def test_without_landlock_the_sealed_mode_is_enough_unless_more_was_required() -> None:
