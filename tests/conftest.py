@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.release.wheel_kit import build, install
 
 pytest_plugins = ["tests.limits"]
+
+# The same examples each time, however busy the machine is. tests/fuzz looks for others.
+settings.register_profile("here", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 
 @pytest.hookimpl(optionalhook=True)
