@@ -47,7 +47,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("timeout") is not None:  # the user has a limit of their own
+        return
     for item in items:
         limits = [seconds for kind, seconds in KINDS.items() if item.get_closest_marker(kind)]
         if item.get_closest_marker("timeout") is None:
