@@ -202,7 +202,7 @@ def test_doctor_and_what_it_prints_lead_to_a_runner_that_executes_a_node(shell: 
     shell.environ["N8N_RUNNERS_AUTH_TOKEN"] = "not the secret"
     assert "Next: set N8N_RUNNERS_TASK_BROKER_URI to its task broker" in said(1)
     shell.environ["N8N_RUNNERS_TASK_BROKER_URI"] = server.broker_uri
-    assert "the same N8N_RUNNERS_AUTH_TOKEN" in said(1)
+    assert "N8N_RUNNERS_AUTH_TOKEN must be the same" in said(1)
     shell.environ["N8N_RUNNERS_AUTH_TOKEN"] = composed.token
     found = re.search(r"Next: (trio-runner \w+)", said(0))
     assert found is not None
