@@ -21,7 +21,7 @@ from tests.e2e.n8n_server import N8n, install, tail
 pytestmark = [pytest.mark.chaos, pytest.mark.n8n]
 
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
-FAULTS = int(os.environ.get("CHAOS_N8N_FAULTS", "60"))
+FAULTS = int(os.environ.get("CHAOS_N8N_FAULTS", "40"))
 
 
 @pytest.fixture
