@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +22,8 @@ _MOST_KEYS: Final = 8
 MARK: Final = "▸"
 """Stands before the character at which the interpreter gave up."""
 
+Advice = Callable[["_Case"], str] | str
+
 
 class Mistake(NamedTuple):
     """A kind of failure, found by the name of its exception and the beginning of its text."""
@@ -29,7 +31,12 @@ class Mistake(NamedTuple):
     code: str
     kind: str
     pattern: str
-    advice: str | Callable[[_Case], str]
+    advice: Advice
+
+
+def _each(code: str, *said: tuple[str, str], advice: Advice) -> Iterator[Mistake]:
+    """One mistake that the interpreter tells in several ways: names of exceptions, and beginnings of their texts."""
+    return (Mistake(code, kind, pattern, advice) for kind, pattern in said)
 
 
 class _Case(NamedTuple):
@@ -223,20 +230,18 @@ MISTAKES: Final[tuple[Mistake, ...]] = (
     ),
     Mistake("TR447", "HttpError", "", lambda case: n8nmistakes.refused_request(case.error)),
     Mistake("TR448", "HelperError", "", lambda case: n8nmistakes.failed_request(tracebacks.text_of(case.error))),
-    *(
-        Mistake("TR127", kind, pattern, "This is a function: it is called with () behind its name.")
-        for kind, pattern in (
-            ("AttributeError", "'(builtin_function_or_method|function|method)' object has no attribute"),
-            ("TypeError", "'(builtin_function_or_method|function|method)' object is not (iterable|subscriptable)"),
-            ("TypeError", "object of type '(builtin_function_or_method|function|method)' has no len"),
-        )
+    *_each(
+        "TR127",
+        ("AttributeError", "'(builtin_function_or_method|function|method)' object has no attribute"),
+        ("TypeError", "'(builtin_function_or_method|function|method)' object is not (iterable|subscriptable)"),
+        ("TypeError", "object of type '(builtin_function_or_method|function|method)' has no len"),
+        advice="This is a function: it is called with () behind its name.",
     ),
-    *(
-        Mistake("TR128", kind, pattern, "It was not waited for: write await in front of the call that made it.")
-        for kind, pattern in (
-            ("AttributeError", "'coroutine' object has no attribute"),
-            ("TypeError", "('|object of type ')coroutine'|unsupported operand .*'coroutine'"),
-        )
+    *_each(
+        "TR128",
+        ("AttributeError", "'coroutine' object has no attribute"),
+        ("TypeError", "('|object of type ')coroutine'|unsupported operand .*'coroutine'"),
+        advice="It was not waited for: write await in front of the call that made it.",
     ),
     Mistake(
         "TR129",
@@ -258,18 +263,12 @@ MISTAKES: Final[tuple[Mistake, ...]] = (
         r"'dict' object has no attribute '(\w+)'",
         lambda case: f"An entry of a dictionary is read with brackets: ['{case.groups[0][:_LONGEST_NAME]}']",
     ),
-    *(
-        Mistake(
-            "TR107",
-            kind,
-            pattern,
-            "The value is None, which is null in n8n: test it first, like: if value is not None",
-        )
-        for kind, pattern in (
-            ("AttributeError", "'NoneType' object has no attribute"),
-            ("TypeError", "'NoneType' object is not (subscriptable|iterable|callable)|argument of type 'NoneType'"),
-            ("TypeError", r"unsupported operand type\(s\) for .*'NoneType'"),
-        )
+    *_each(
+        "TR107",
+        ("AttributeError", "'NoneType' object has no attribute"),
+        ("TypeError", "'NoneType' object is not (subscriptable|iterable|callable)|argument of type 'NoneType'"),
+        ("TypeError", r"unsupported operand type\(s\) for .*'NoneType'"),
+        advice="The value is None, which is null in n8n: test it first, like: if value is not None",
     ),
     Mistake("TR108", "AttributeError", r"'(\w+)' object has no attribute '(\w+)'", _unknown_attribute),
     Mistake(
@@ -290,19 +289,13 @@ MISTAKES: Final[tuple[Mistake, ...]] = (
         "can only concatenate list",
         "A list is joined with a list, like rows + [row]; rows.append(row) adds one more.",
     ),
-    *(
-        Mistake(
-            "TR111",
-            "TypeError",
-            pattern,
-            lambda case: n8nmistakes.do_not_mix(case.groups),
-        )
-        for pattern in (
-            r"can only concatenate (\w+) \(not \"(\w+)\"\)",
-            r"unsupported operand type\(s\) for .*: '(.*)' and '(.*)'",
-            "must be str, not",
-            "not all arguments",
-        )
+    *_each(
+        "TR111",
+        ("TypeError", r"can only concatenate (\w+) \(not \"(\w+)\"\)"),
+        ("TypeError", r"unsupported operand type\(s\) for .*: '(.*)' and '(.*)'"),
+        ("TypeError", "must be str, not"),
+        ("TypeError", "not all arguments"),
+        advice=lambda case: n8nmistakes.do_not_mix(case.groups),
     ),
     Mistake(
         "TR112",
@@ -328,34 +321,30 @@ MISTAKES: Final[tuple[Mistake, ...]] = (
         r".*\(\) (missing|takes|got)",
         "The function is called with other arguments than it has.",
     ),
-    *(
-        Mistake(
-            "TR116",
-            "ValueError",
-            pattern,
-            "The text is no number; look at it with print(repr(…)), and see to empty ones first.",
-        )
-        for pattern in ("invalid literal for int", "could not convert string to float")
+    *_each(
+        "TR116",
+        ("ValueError", "invalid literal for int"),
+        ("ValueError", "could not convert string to float"),
+        advice="The text is no number; look at it with print(repr(…)), and see to empty ones first.",
     ),
-    *(
-        Mistake("TR117", kind, pattern, "The number of names on the left is not the number of values on the right.")
-        for kind, pattern in (
-            ("ValueError", "(too many|not enough) values to unpack"),
-            ("TypeError", "cannot unpack"),
-        )
+    *_each(
+        "TR117",
+        ("ValueError", "(too many|not enough) values to unpack"),
+        ("TypeError", "cannot unpack"),
+        advice="The number of names on the left is not the number of values on the right.",
     ),
-    *(
-        Mistake(
-            "TR118",
-            kind,
-            pattern,
-            "The text is not JSON. What n8n hands over is parsed already: items need no json.loads(…).",
-        )
-        for kind, pattern in (("JSONDecodeError", ""), ("TypeError", "the JSON object must be str"))
+    *_each(
+        "TR118",
+        ("JSONDecodeError", ""),
+        ("TypeError", "the JSON object must be str"),
+        advice="The text is not JSON. What n8n hands over is parsed already: items need no json.loads(…).",
     ),
-    *(
-        Mistake("TR119", "ValueError", pattern, "The text has another form than this; look at it with print(repr(…)).")
-        for pattern in ("time data", "unconverted data remains", "Invalid isoformat string")
+    *_each(
+        "TR119",
+        ("ValueError", "time data"),
+        ("ValueError", "unconverted data remains"),
+        ("ValueError", "Invalid isoformat string"),
+        advice="The text has another form than this; look at it with print(repr(…)).",
     ),
     Mistake(
         "TR120",
