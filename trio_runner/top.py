@@ -6,8 +6,9 @@ Reads the page's events over HTTP and has a frame drawn for each. Owns the words
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -171,11 +172,22 @@ def follow(source: Source, console: Console) -> None:
 
 async def _follow(source: Source, console: Console) -> None:
     first = await source.snapshot()
-    with _keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
+    with (
+        trio.open_signal_receiver(signal.SIGINT) as interrupts,
+        _keys() as keys,
+        Live(console=console, screen=True, auto_refresh=False) as live,
+    ):
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(_until_interrupted, interrupts, nursery.cancel_scope)
             if keys is not None:
                 nursery.start_soon(_until_q, keys, nursery.cancel_scope)
             await _draw(source, live, first)
+
+
+async def _until_interrupted(interrupts: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    """Ctrl-C as an event: an exception between any two instructions of the drawing may be lost in a finalizer."""
+    await anext(interrupts)
+    scope.cancel()
 
 
 async def _draw(source: Source, live: Live, last: Snapshot) -> None:
